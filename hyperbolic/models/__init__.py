@@ -1,0 +1,1 @@
+"""Encoders: a backbone and its neck."""

@@ -1,0 +1,1 @@
+"""Riemannian optimisers and the curvature-aware step."""

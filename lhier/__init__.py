@@ -1,0 +1,1 @@
+"""The composition root: the `lhier` command and the demo."""

@@ -1,0 +1,1 @@
+"""REST over an encoder and its collections."""

@@ -1,0 +1,27 @@
+"""Shared by all tests: shape checks, thread count, and where the photos lie."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from jaxtyping import install_import_hook
+
+# Shapes and dtypes in the signatures of the maths are checked in tests only.
+install_import_hook(["hyperbolic"], "beartype.beartype")
+
+import pytest
+import torch
+
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def grocery_root() -> Path:
+    """The Grocery Store photos beside the project; a test that needs them skips where they are absent."""
+    root = PROJECT.parent / "shared" / "data" / "grocery"
+    if not (root / "classes.csv").is_file():
+        pytest.skip("the Grocery Store photos are not beside the project")
+    return root

@@ -1,0 +1,1 @@
+"""From a recipe and photos to a checkpoint."""
