@@ -1,0 +1,156 @@
+"""Photos from files and bytes: finding them, decoding them safely, and the tensor an encoder takes.
+
+The one way in for training, batch embedding and the service, so a photo means the same point everywhere.
+"""
+
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
+MAX_PIXELS = 50_000_000
+MIN_SIDE = 3
+
+ImageErrorCode = Literal[
+    "empty_file", "image_too_large", "image_too_small", "unsupported_format", "undecodable_image", "unreadable_file"
+]
+
+
+class ImageError(ValueError):
+    """A photo that cannot become a tensor; ``code`` says which kind of failure, the text says why."""
+
+    def __init__(self, code: ImageErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code: ImageErrorCode = code
+
+
+def find_images(root: Path) -> list[Path]:
+    """All image files below ``root`` by their ending, sorted by path; hidden files and folders are left out.
+
+    Raises ``FileNotFoundError`` where ``root`` is no folder.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"expected a folder of photos, found none at {root}")
+
+    def walk(folder: Path) -> Iterator[Path]:
+        for entry in sorted(folder.iterdir()):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from walk(entry)
+            elif entry.suffix.lower() in IMAGE_SUFFIXES:
+                yield entry
+
+    return list(walk(root))
+
+
+def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image.Image:
+    """Decode a photo to RGB: first frame, turned upright by EXIF, any mode (CMYK, 16-bit, palette, alpha on white).
+
+    The size is checked from the header, before a pixel is decoded (a decompression bomb costs nothing).
+    Truncated files are refused rather than filled with grey. Raises :class:`ImageError`.
+    """
+    if isinstance(source, Path):
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise ImageError("unreadable_file", f"{source.name}: {error.strerror or error}") from error
+    else:
+        data = source
+    if not data:
+        raise ImageError("empty_file", "the file is empty: expected an image")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's own bomb warning and metadata quirks: the pixel limit below is the guard.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
+                width, height = image.size
+                if width * height > max_pixels:
+                    raise ImageError(
+                        "image_too_large",
+                        f"the image has {width} x {height} pixels, at most {max_pixels:,} are taken: scale it down",
+                    )
+                if min(width, height) < min_side:
+                    raise ImageError(
+                        "image_too_small",
+                        f"the image has {width} x {height} pixels: expected {min_side} or more on the shorter side",
+                    )
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError("image_too_large", f"the image is too large: {error}") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            "unsupported_format", "not an image of a known format: expected JPEG, PNG, WebP, BMP, GIF or TIFF"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise whatever a malformed file leads them to
+        raise ImageError("undecodable_image", f"the image cannot be decoded: {error}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        # Pillow clips 16-bit grey to 255 in convert("RGB"); scale instead.
+        values = np.asarray(image, dtype=np.float64)
+        full = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0
+        grey = np.clip(values * (255.0 / full), 0, 255).round().astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+class Preprocessing(BaseModel):
+    """How a decoded photo becomes the encoder's input; stored in the checkpoint.
+
+    Resize the shorter side to ``image_size / crop_fraction``, crop the centre square, scale to mean 0.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_size: int
+    crop_fraction: float
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
+        """RGB photo -> normalised float32 tensor of the centre crop."""
+        scale = self.image_size / self.crop_fraction / min(image.size)
+        # Each side at least the crop: rounding a panorama must not leave a side one pixel short.
+        width, height = (max(self.image_size, round(side * scale)) for side in image.size)
+        left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
+        # Resizing only the region that is kept makes extreme panoramas as cheap as squares.
+        box = (
+            left / width * image.width,
+            top / height * image.height,
+            (left + self.image_size) / width * image.width,
+            (top + self.image_size) / height * image.height,
+        )
+        return self.to_tensor(image.resize((self.image_size, self.image_size), self.resample, box=box))
+
+    @property
+    def resample(self) -> Image.Resampling:
+        """Pillow's name of the interpolation."""
+        return Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
+
+    def to_tensor(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """RGB image of the final size -> normalised float32 tensor."""
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255.0
+        mean, std = torch.tensor(self.mean).view(3, 1, 1), torch.tensor(self.std).view(3, 1, 1)
+        return ((pixels - mean) / std).contiguous()
