@@ -1,6 +1,5 @@
 """Nested folders as a data set: ``root/Fruit/Apple/Gala/photo.jpg`` has the label path (Fruit, Apple, Gala)."""
 
-import json
 from pathlib import Path
 
 from hyperbolic.images import find_images
@@ -16,7 +15,6 @@ def load_folder(root: Path, what: str, fraction: float, seed: int) -> RetrievalD
     """
     notes: tuple[str, ...] = ()
     if (root / "specimens.json").is_file():
-        json.loads((root / "specimens.json").read_text())
         root = root / "images"
     paths = find_images(root)
     if not paths:

@@ -1,0 +1,176 @@
+"""Photos as people really have them: broken, tiny, huge, rotated, in odd colour modes."""
+
+import io
+import struct
+import time
+import tracemalloc
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hyperbolic.images import ImageError, Preprocessing, find_images, read_image
+
+RED, GREEN = (200, 30, 40), (20, 180, 60)
+
+
+def encode(image: Image.Image, form: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def two_halves(mode: str = "RGB") -> Image.Image:
+    """Left red, right green, 40 x 20."""
+    image = Image.new("RGB", (40, 20), RED)
+    image.paste(GREEN, (20, 0, 40, 20))
+    return image.convert(mode)
+
+
+def close(pixel: object, expected: tuple[int, int, int], within: int) -> bool:
+    return bool(np.abs(np.asarray(pixel, dtype=int) - np.asarray(expected)).max() <= within)
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "empty_file"),
+        (b"this is not a photo at all", "unsupported_format"),
+        (encode(Image.new("RGB", (1, 1))), "image_too_small"),
+        (encode(two_halves(), "JPEG")[:400], "undecodable_image"),
+        (encode(two_halves().resize((400, 400)))[:200], "undecodable_image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported_format"),
+    ],
+    ids=["empty", "text", "1x1", "truncated jpeg", "truncated png", "svg"],
+)
+def test_bad_photo_is_refused_with_its_code(data: bytes, code: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        read_image(data)
+    assert caught.value.code == code
+
+
+def test_flipped_bytes_never_raise_anything_else() -> None:
+    good = encode(two_halves().resize((64, 48)), "JPEG")
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        data = bytearray(good)
+        for place in rng.integers(0, len(data), 4):
+            data[place] ^= int(rng.integers(1, 256))
+        try:
+            assert read_image(bytes(data)).mode == "RGB"
+        except ImageError as error:
+            assert str(error)
+
+
+def test_decompression_bomb_is_refused_from_its_header() -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1 << 20))
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    tracemalloc.start()
+    started = time.perf_counter()
+    with pytest.raises(ImageError) as caught:
+        read_image(bomb)
+    seconds = time.perf_counter() - started
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert caught.value.code == "image_too_large"
+    assert peak < 64 * 2**20
+    assert seconds < 1.0  # 3.6 billion pixels would take many seconds to decode
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(orientation: int) -> None:
+    upright = two_halves().resize((80, 40))
+    turns = {
+        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }  # fmt: skip
+    turn = turns[orientation]
+    stored = upright if turn is None else upright.transpose(turn)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(encode(stored, "JPEG", exif=exif, quality=95))
+    assert image.size == (80, 40)
+    assert close(image.getpixel((10, 20)), RED, 20)
+    assert close(image.getpixel((70, 20)), GREEN, 20)
+
+
+def test_cmyk_jpeg_keeps_its_colours() -> None:
+    image = read_image(encode(two_halves("CMYK"), "JPEG", quality=95))
+    assert image.mode == "RGB"
+    assert close(image.getpixel((5, 10)), RED, 25)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    values = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    image = read_image(encode(Image.fromarray(values)))
+    grey = np.asarray(image)[..., 0].astype(float)
+    assert np.abs(grey - values / 257.0).max() <= 1.0
+
+
+def test_transparency_lies_on_white() -> None:
+    clear = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
+    assert close(read_image(encode(clear)).getpixel((5, 5)), (255, 255, 255), 0)
+
+
+def test_palette_and_one_bit_images_become_rgb() -> None:
+    for mode in ("P", "1", "L"):
+        assert read_image(encode(two_halves(mode))).mode == "RGB"
+
+
+def test_first_frame_of_an_animation() -> None:
+    frames = [Image.new("RGB", (20, 20), colour) for colour in (RED, GREEN)]
+    for form in ("GIF", "WEBP"):
+        data = encode(frames[0], form, save_all=True, append_images=frames[1:], duration=50)
+        assert close(read_image(data).getpixel((10, 10)), RED, 12)
+
+
+def test_wrong_extension_is_read_by_content(tmp_path: Path) -> None:
+    path = tmp_path / "really_a_png.jpg"
+    path.write_bytes(encode(two_halves()))
+    assert read_image(path).size == (40, 20)
+
+
+def test_missing_file_is_an_image_error(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="gone.jpg") as caught:
+        read_image(tmp_path / "gone.jpg")
+    assert caught.value.code == "unreadable_file"
+
+
+def test_find_images_is_sorted_recursive_and_skips_hidden(tmp_path: Path) -> None:
+    for name in ("b/2.JPG", "a/1.png", ".cache/3.jpg", "a/.hidden.jpg", "notes.txt", "0.webp"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    assert [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)] == ["0.webp", "a/1.png", "b/2.JPG"]
+    with pytest.raises(FileNotFoundError, match="folder of photos"):
+        find_images(tmp_path / "absent")
+
+
+SPEC = Preprocessing(
+    image_size=32, crop_fraction=0.875, interpolation="bicubic", mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 0.2)
+)
+
+
+@pytest.mark.parametrize("size", [(37, 37), (64, 48), (48, 64), (300, 31), (3, 500), (32, 32)])
+def test_preprocessing_equals_resize_then_centre_crop(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    smooth = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    found = SPEC(smooth)
+    # Independent: torchvision's resize and crop of the whole picture.
+    from torchvision.transforms import v2
+
+    shorter = round(32 / 0.875)
+    whole = v2.functional.resize(smooth, [shorter], interpolation=v2.InterpolationMode.BICUBIC)
+    crop = v2.functional.to_dtype(v2.functional.pil_to_tensor(v2.functional.center_crop(whole, [32, 32])), torch.float32, True)
+    expected = v2.functional.normalize(crop, list(SPEC.mean), list(SPEC.std))
+    assert found.shape == (3, 32, 32)
+    # Half a pixel of rounding in where the crop starts: equal on average, close everywhere.
+    assert (found - expected).abs().mean() < 0.05

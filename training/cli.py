@@ -1,0 +1,186 @@
+"""``lhier train``, ``lhier evaluate`` and ``lhier data``."""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import click
+
+RUN_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s level=%(levelname)s %(name)s %(message)s")
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--out", "run", type=RUN_FOLDER, required=True, help="Run folder to write: checkpoint, recipe, metrics.")
+@click.option("--resume", is_flag=True, help="Continue the run in --out after the last saved step.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Change one value of the recipe; may be given several times.")  # fmt: skip
+@click.option("--cache", type=RUN_FOLDER, default=None, help="Where features of frozen backbones are kept.")
+def train(recipe: str, run: Path, resume: bool, overrides: tuple[str, ...], cache: Path | None) -> None:
+    """Train an encoder as RECIPE says (a TOML file, or the name of one that ships).
+
+    \b
+    lhier train folder-lhier-128 --set data.root=photos --out runs/first
+    lhier train grocery-lhier-128 --set data.root=grocery --set seed=1 --out runs/g1
+    lhier train my-recipe.toml --out runs/long --resume
+
+    Photos that cannot be read are skipped and listed in RUN/skipped.jsonl. Ctrl-C saves the state first.
+    """
+    _configure_logging()
+    from hyperbolic.embedder import Embedder
+    from hyperbolic.images import ImageError
+    from hyperbolic.models.backbone import WeightsError
+    from training.data.split import DataError, load_data
+    from training.evaluate import evaluate as measure
+    from training.features import FeatureCache, default_cache
+    from training.loop import TrainingInterrupted
+    from training.loop import train as run_training
+    from training.recipe import RecipeError, load_recipe
+    from training.run_folder import TrainingError
+
+    try:
+        loaded = load_recipe(recipe, overrides)
+        data = load_data(loaded.data, loaded.seed)
+        for note in data.notes:
+            click.echo(f"note: {note}", err=True)
+        folder = cache or default_cache()
+
+        def score(embedder: Embedder) -> dict[str, float]:
+            return measure(data, embedder, FeatureCache(embedder, folder) if loaded.train.frozen_backbone else None)
+
+        run_training(loaded, data, run, cache=folder, resume=resume, progress=sys.stderr.isatty(), evaluate=score)
+    except TrainingInterrupted as interruption:
+        raise click.ClickException(str(interruption)) from interruption
+    except (RecipeError, DataError, TrainingError, WeightsError, ImageError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    skipped = run / "skipped.jsonl"
+    if skipped.is_file():
+        names = [json.loads(line)["path"] for line in skipped.read_text(encoding="utf-8").splitlines()]
+        click.echo(f"skipped {len(names)} unreadable photos (see {skipped}): {', '.join(names[:3])}", err=True)
+    click.echo(f"trained {loaded.name}: checkpoint in {run / 'checkpoint'}; next: lhier evaluate {run}")
+
+
+@click.command()
+@click.argument("run", type=RUN_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the run's recipe, "
+              "for example data.root where the photos moved.")  # fmt: skip
+@click.option("--cache", type=RUN_FOLDER, default=None, help="Where features of frozen backbones are kept.")
+def evaluate(run: Path, as_json: bool, split: str, overrides: tuple[str, ...], cache: Path | None) -> None:
+    """Recall@k, MAP@R, coarse variants and tree measures of a RUN on its own protocol.
+
+    \b
+    lhier evaluate runs/g1
+    lhier evaluate runs/g1 --json | jq .recall_at_1
+
+    Figures are fractions. Those by geodesic distance come first, those by cosine end in _cosine.
+    """
+    _configure_logging()
+    from hyperbolic.checkpoint import CheckpointError
+    from hyperbolic.embedder import Embedder
+    from hyperbolic.images import ImageError
+    from training.data.split import DataError, load_data
+    from training.evaluate import evaluate as measure
+    from training.features import FeatureCache, default_cache
+    from training.recipe import RecipeError, load_recipe
+
+    try:
+        recipe = load_recipe(run / "recipe.toml", overrides)
+        embedder = Embedder.load(run)
+        data = load_data(recipe.data, recipe.seed)
+        store = FeatureCache(embedder, cache or default_cache()) if recipe.train.frozen_backbone else None
+        figures = measure(data, embedder, store, split, progress=sys.stderr.isatty())
+    except (RecipeError, DataError, CheckpointError, ImageError, ValueError) as error:
+        raise click.ClickException(str(error)) from error
+    heading = {"recipe": recipe.name, "seed": recipe.seed, "data": data.name, "split": split,
+               "selection": recipe.selection.rule, "model_hash": embedder.model_hash}  # fmt: skip
+    if as_json:
+        click.echo(json.dumps(heading | figures))
+        return
+    click.echo("  ".join(f"{name}: {value}" for name, value in heading.items()))
+    for name, value in figures.items():
+        click.echo(f"  {name:<34} {value:.4f}" if value != int(value) else f"  {name:<34} {int(value)}")
+
+
+@click.group()
+def data() -> None:
+    """Make or check photo collections."""
+
+
+@data.command()
+@click.argument("out", type=RUN_FOLDER)
+@click.option("--species", type=click.IntRange(min=2), default=96, show_default=True, help="How many species evolve.")
+@click.option("--images", type=click.IntRange(min=1), default=20, show_default=True, help="Photos of each species.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--size", type=click.IntRange(min=32), default=224, show_default=True, help="Pixels a side.")
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes that draw.")
+def specimens(out: Path, species: int, images: int, seed: int, size: int, workers: int) -> None:
+    """Draw a collection of creatures with an evolved taxonomy into OUT, its true tree beside them.
+
+    \b
+    lhier data specimens specimens --species 96 --images 20
+
+    The same seed gives the same bytes; an interrupted drawing continues where it stopped.
+    """
+    _configure_logging()
+    from training.data.specimens import generate_specimens
+
+    try:
+        generate_specimens(
+            out, num_species=species, images_per_species=images, seed=seed, image_size=size, num_workers=workers,
+            progress=sys.stderr.isatty(),
+        )  # fmt: skip
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"drew {species} species x {images} photos in {out / 'images'}; the true tree: {out / 'taxonomy.nwk'}")
+
+
+@data.command()
+@click.argument("root", type=RUN_FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def verify(root: Path, as_json: bool) -> None:
+    """Decode every photo below ROOT and count classes, before a long run does.
+
+    \b
+    lhier data verify photos
+
+    Exit status 1 where photos cannot be read.
+    """
+    from collections import Counter
+    from concurrent.futures import ThreadPoolExecutor
+
+    from tqdm import tqdm
+
+    from hyperbolic.images import ImageError, find_images, read_image
+
+    def fault(path: Path) -> tuple[str, str, str] | None:
+        try:
+            read_image(path)
+        except ImageError as error:
+            return str(path.relative_to(root)), error.code, str(error)
+        return None
+
+    try:
+        paths = find_images(root)
+    except FileNotFoundError as error:
+        raise click.ClickException(str(error)) from error
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        results = tqdm(pool.map(fault, paths), total=len(paths), unit="photo", disable=None)
+        faults = [result for result in results if result is not None]
+    classes = Counter(path.parent.relative_to(root).as_posix() for path in paths)
+    single = sorted(name for name, count in classes.items() if count == 1)
+    if as_json:
+        click.echo(json.dumps({"photos": len(paths), "classes": len(classes), "single_photo_classes": single,
+                               "faults": [dict(zip(("path", "code", "error"), f, strict=True)) for f in faults]}))  # fmt: skip
+    else:
+        click.echo(f"{len(paths)} photos in {len(classes)} label folders; {len(single)} folders hold one photo only")
+        for path, code, why in faults:
+            click.echo(f"unreadable: {path} [{code}] {why}")
+    if faults or not paths:
+        raise click.exceptions.Exit(1)
