@@ -139,7 +139,8 @@ def _read_tensors(folder: Path, name: str, config: CheckpointConfig) -> dict[str
             f"{folder / name} is damaged: expected sha256 {config.sha256[name][:12]}..., found {found[:12]}...: "
             "restore the file from where it came"
         )
-    return load(data)
+    tensors: dict[str, Tensor] = load(data)
+    return tensors
 
 
 def _plain(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -24,7 +24,7 @@ FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 class Embedder:
-    """Decoded photos -> float32 space parts (n, d). Stateless after loading; calls may come from one thread at a time."""
+    """Decoded photos -> float32 space parts (n, d). One call at a time."""
 
     def __init__(self, encoder: Encoder, model_hash: str, *, device: str = "cpu", batch_size: int = 32) -> None:
         self.device = torch.device(device)
@@ -48,8 +48,10 @@ class Embedder:
 
     def embed(self, images: Sequence[Image.Image]) -> FloatArray:
         """Decoded RGB photos -> float32 space parts (n, d)."""
-        points = [self.embed_tensors(torch.stack([self.preprocessing(image) for image in batch]))
-                  for batch in _batches(images, self.batch_size)]  # fmt: skip
+        points = [
+            self.embed_tensors(torch.stack([self.preprocessing(image) for image in batch]))
+            for batch in _batches(images, self.batch_size)
+        ]
         return np.concatenate(points) if points else np.zeros((0, self.embedding_dim), np.float32)
 
     def embed_tensors(self, images: Float[Tensor, "n 3 h w"]) -> FloatArray:
@@ -132,10 +134,9 @@ class Embedder:
 
     def _features(self, images: Tensor) -> Tensor:
         images = images.to(self.device, memory_format=torch.channels_last)
-        if self.device.type == "cuda":
-            with torch.autocast("cuda", dtype=torch.float16):
-                return self.encoder.features(images)
-        return self.encoder.features(images)
+        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
+            features: Tensor = self.encoder.features(images)
+        return features
 
 
 def _batches(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:

@@ -27,6 +27,7 @@ class FeatureBatches:
         self.sampler = _sampler(recipe, self.classes)
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features (batch, f) and class indices of the steps ``start`` to ``stop``."""
         classes = torch.tensor(self.classes)
         for step in range(start, stop):
             rows = self.sampler.draw(step)
@@ -60,6 +61,7 @@ class PhotoBatches(Dataset[tuple[Tensor, Tensor, dict[Path, str]]]):
         return torch.stack(views), torch.tensor(classes), failed
 
     def batches(self, start: int, stop: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (batch, 3, s, s) and class indices of the steps ``start`` to ``stop``."""
         loader: DataLoader[Any] = DataLoader(
             self, batch_size=None, sampler=range(start, stop), num_workers=self.config.workers
         )
@@ -69,18 +71,27 @@ class PhotoBatches(Dataset[tuple[Tensor, Tensor, dict[Path, str]]]):
 
 
 def batches_of(
-    recipe: Recipe, data: RetrievalData, encoder: Encoder, cache: Path, device: str, skipped: dict[Path, str],
+    recipe: Recipe,
+    data: RetrievalData,
+    encoder: Encoder,
+    *,
+    cache: Path,
+    device: str,
+    skipped: dict[Path, str],
     progress: bool,
-) -> FeatureBatches | PhotoBatches:  # fmt: skip
+) -> FeatureBatches | PhotoBatches:
+    """The source that a recipe needs; unreadable photos are put into ``skipped``, now or while batches are drawn."""
     photos = list(data.train)
     if not recipe.train.frozen_backbone:
         return PhotoBatches(recipe, photos, encoder, skipped)
     embedder = Embedder(encoder, model_hash="", device=device)
     features = FeatureCache(embedder, cache, recipe.train.crop_scale_min)
     kept, values = features.extract(
-        [photo.path for photo in photos], recipe.train.views,
-        on_error=lambda path, why: skipped.update({path: why}), progress=progress,
-    )  # fmt: skip
+        [photo.path for photo in photos],
+        recipe.train.views,
+        on_error=lambda path, why: skipped.update({path: why}),
+        progress=progress,
+    )
     return FeatureBatches(recipe, values, [photos[row] for row in kept])
 
 

@@ -18,8 +18,13 @@ def _configure_logging() -> None:
 @click.argument("recipe")
 @click.option("--out", "run", type=RUN_FOLDER, required=True, help="Run folder to write: checkpoint, recipe, metrics.")
 @click.option("--resume", is_flag=True, help="Continue the run in --out after the last saved step.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Change one value of the recipe; may be given several times.")  # fmt: skip
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one value of the recipe; may be given several times.",
+)
 @click.option("--cache", type=RUN_FOLDER, default=None, help="Where features of frozen backbones are kept.")
 def train(recipe: str, run: Path, resume: bool, overrides: tuple[str, ...], cache: Path | None) -> None:
     """Train an encoder as RECIPE says (a TOML file, or the name of one that ships).
@@ -69,8 +74,13 @@ def train(recipe: str, run: Path, resume: bool, overrides: tuple[str, ...], cach
 @click.argument("run", type=RUN_FOLDER)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 @click.option("--split", type=click.Choice(["test", "validation"]), default="test", show_default=True)
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of the run's recipe, "
-              "for example data.root where the photos moved.")  # fmt: skip
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a value of the run's recipe, for example data.root where the photos moved.",
+)
 @click.option("--cache", type=RUN_FOLDER, default=None, help="Where features of frozen backbones are kept.")
 def evaluate(run: Path, as_json: bool, split: str, overrides: tuple[str, ...], cache: Path | None) -> None:
     """Recall@k, MAP@R, coarse variants and tree measures of a RUN on its own protocol.
@@ -98,8 +108,14 @@ def evaluate(run: Path, as_json: bool, split: str, overrides: tuple[str, ...], c
         figures = measure(data, embedder, store, split, progress=sys.stderr.isatty())
     except (RecipeError, DataError, CheckpointError, ImageError, ValueError) as error:
         raise click.ClickException(str(error)) from error
-    heading = {"recipe": recipe.name, "seed": recipe.seed, "data": data.name, "split": split,
-               "selection": recipe.selection.rule, "model_hash": embedder.model_hash}  # fmt: skip
+    heading = {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "data": data.name,
+        "split": split,
+        "selection": recipe.selection.rule,
+        "model_hash": embedder.model_hash,
+    }
     if as_json:
         click.echo(json.dumps(heading | figures))
         return
@@ -133,9 +149,14 @@ def specimens(out: Path, species: int, images: int, seed: int, size: int, worker
 
     try:
         generate_specimens(
-            out, num_species=species, images_per_species=images, seed=seed, image_size=size, num_workers=workers,
+            out,
+            num_species=species,
+            images_per_species=images,
+            seed=seed,
+            image_size=size,
+            num_workers=workers,
             progress=sys.stderr.isatty(),
-        )  # fmt: skip
+        )
     except ValueError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"drew {species} species x {images} photos in {out / 'images'}; the true tree: {out / 'taxonomy.nwk'}")
@@ -176,8 +197,16 @@ def verify(root: Path, as_json: bool) -> None:
     classes = Counter(path.parent.relative_to(root).as_posix() for path in paths)
     single = sorted(name for name, count in classes.items() if count == 1)
     if as_json:
-        click.echo(json.dumps({"photos": len(paths), "classes": len(classes), "single_photo_classes": single,
-                               "faults": [dict(zip(("path", "code", "error"), f, strict=True)) for f in faults]}))  # fmt: skip
+        click.echo(
+            json.dumps(
+                {
+                    "photos": len(paths),
+                    "classes": len(classes),
+                    "single_photo_classes": single,
+                    "faults": [dict(zip(("path", "code", "error"), f, strict=True)) for f in faults],
+                }
+            )
+        )
     else:
         click.echo(f"{len(paths)} photos in {len(classes)} label folders; {len(single)} folders hold one photo only")
         for path, code, why in faults:

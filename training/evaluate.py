@@ -66,8 +66,11 @@ def _assemble(data: RetrievalData, split: str, embed: Embed) -> Points:
     query_photos, query = embed(queries)
     same = data.leave_one_out and split == "test"
     gallery_photos, gallery = (query_photos, query) if same else embed(data.gallery)
-    skipped = tuple(p.path for p in (*queries, *(() if same else data.gallery))
-                    if p not in set(query_photos) and p not in set(gallery_photos))  # fmt: skip
+    skipped = tuple(
+        p.path
+        for p in (*queries, *(() if same else data.gallery))
+        if p not in set(query_photos) and p not in set(gallery_photos)
+    )
     return Points(query, query_photos, gallery, gallery_photos, same, skipped)
 
 
@@ -87,12 +90,19 @@ def evaluate(
     split: str = "test",
     progress: bool = False,
 ) -> dict[str, float]:
-    """Measures by geodesic distance, those by cosine with the suffix ``_cosine``, and how many photos were unreadable."""
+    """Measures by geodesic distance, those by cosine with the suffix ``_cosine``, and counts of photos."""
     points = embed_protocol(data, embedder, cache, split, progress)
     result = measure(points, lorentz_ranking(embedder.c))
     by_angle = measure(points, cosine_ranking)
-    result |= {f"{name}_cosine": value for name, value in by_angle.items() if name.endswith(("recall_at_1", "map_at_r"))}
+    result |= {
+        f"{name}_cosine": value for name, value in by_angle.items() if name.endswith(("recall_at_1", "map_at_r"))
+    }
     radius = torch.from_numpy(embedder.radius(points.gallery.numpy()))
-    result |= {"gallery": float(len(points.gallery)), "unreadable": float(len(points.skipped)), "c": embedder.c,
-               "radius_mean": float(radius.mean()), "radius_sd": float(radius.std())}  # fmt: skip
+    result |= {
+        "gallery": float(len(points.gallery)),
+        "unreadable": float(len(points.skipped)),
+        "c": embedder.c,
+        "radius_mean": float(radius.mean()),
+        "radius_sd": float(radius.std()),
+    }
     return result

@@ -61,9 +61,7 @@ class FeatureCache:
         failed: dict[Path, str] = {}
         kept: list[int] = []
         chunks: list[Tensor] = []
-        with tqdm(
-            total=len(paths) * views, unit="view", desc="features", disable=None if progress else True
-        ) as bar:
+        with tqdm(total=len(paths) * views, unit="view", desc="features", disable=None if progress else True) as bar:
             for start in range(0, len(paths), CHUNK):
                 chunk = paths[start : start + CHUNK]
                 per_view = [self._view(chunk, view, failed, bar) for view in range(views)]
@@ -93,9 +91,7 @@ class FeatureCache:
         failed.update({Path(path): why for path, why in errors.items()})
         return rows, features
 
-    def _compute(
-        self, paths: Sequence[Path], view: int, bar: "tqdm[None]"
-    ) -> tuple[Tensor, Tensor, dict[str, str]]:
+    def _compute(self, paths: Sequence[Path], view: int, bar: "tqdm[None]") -> tuple[Tensor, Tensor, dict[str, str]]:
         preprocessing = self.embedder.preprocessing
         errors: dict[str, str] = {}
         rows: list[int] = []

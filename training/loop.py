@@ -41,6 +41,7 @@ from training.run_folder import (
 
 logger = logging.getLogger(__name__)
 
+
 class TrainingInterrupted(Exception):  # noqa: N818 - it is not an error: the run was asked to stop
     """Ctrl-C or SIGTERM: the state was saved, ``--resume`` continues."""
 
@@ -87,14 +88,18 @@ def train(
     if recipe.train.frozen_backbone:
         encoder.backbone.requires_grad_(False)
     skipped: dict[Path, str] = {}
-    source = batches_of(recipe, data, encoder, cache, str(fabric.device), skipped, progress)
+    source = batches_of(
+        recipe, data, encoder, cache=cache, device=str(fabric.device), skipped=skipped, progress=progress
+    )
     write_skipped(run, skipped)
     objective = Objective(recipe.loss, recipe.model, encoder.curvature, source.label_paths)
     (run / CLASSES_FILE).write_text(json.dumps(source.label_paths, ensure_ascii=False, indent=0) + "\n")
 
     model = TrainingModel(encoder, objective)
     optimiser = RiemannianAdamW(
-        parameter_groups(model, recipe.optimiser), lr=recipe.optimiser.lr, curvature_order=recipe.optimiser.curvature_order
+        parameter_groups(model, recipe.optimiser),
+        lr=recipe.optimiser.lr,
+        curvature_order=recipe.optimiser.curvature_order,
     )
     start = load_state(run, model, optimiser) if resume else 0
     keep_metrics(run, start)
@@ -104,9 +109,13 @@ def train(
     model.train()
     if recipe.train.frozen_backbone:
         encoder.backbone.eval()
-    with _stop_on_signal() as stopping, tqdm(
-        total=recipe.train.steps, initial=start, unit="step", desc="train", disable=None if progress else True
-    ) as bar, (run / METRICS_FILE).open("a", encoding="utf-8") as log:  # fmt: skip
+    with (
+        _stop_on_signal() as stopping,
+        tqdm(
+            total=recipe.train.steps, initial=start, unit="step", desc="train", disable=None if progress else True
+        ) as bar,
+        (run / METRICS_FILE).open("a", encoding="utf-8") as log,
+    ):
         for step, (inputs, classes) in enumerate(source.batches(start, recipe.train.steps), start=start):
             torch.manual_seed(recipe.seed * 1_000_003 + step)
             _set_rates(optimiser, rates, recipe, step)
@@ -114,7 +123,7 @@ def train(
             if not math.isfinite(float(loss.detach())):
                 broken = [name for name, value in terms.items() if not math.isfinite(float(value))]
                 raise TrainingError(
-                    f"step {step}: the loss is {float(loss.detach())} (terms: {', '.join(broken) or 'their sum'}); the last "
+                    f"step {step}: the loss is {float(loss.detach())} ({', '.join(broken) or 'the sum of terms'}); the last "
                     f"good state is kept in {run}: lower optimiser.lr, or train.precision = '32-true'"
                 )
             fabric_optimiser.zero_grad()
@@ -127,10 +136,13 @@ def train(
             bar.update()
             if done % recipe.train.log_every == 0 or done == recipe.train.steps:
                 row = {
-                    "step": done, "loss": float(loss.detach()), **{k: float(v) for k, v in terms.items()},
-                    "c": float(encoder.curvature().detach()), "lr": optimiser.param_groups[0]["lr"],
+                    "step": done,
+                    "loss": float(loss.detach()),
+                    **{k: float(v) for k, v in terms.items()},
+                    "c": float(encoder.curvature().detach()),
+                    "lr": optimiser.param_groups[0]["lr"],
                     "gradient_norm": float(norm) if norm is not None else None,
-                }  # fmt: skip
+                }
                 log.write(json.dumps(row) + "\n")
                 log.flush()
                 bar.set_postfix(loss=f"{row['loss']:.3f}")

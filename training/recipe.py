@@ -59,7 +59,9 @@ class OptimiserConfig(_Section):
     hierarchy_lr: float = Field(default=1e-3, gt=0, description="hierarchical proxies (points of the manifold)")
     curvature_lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
-    hierarchy_weight_decay: float = Field(default=0.0, ge=0, description="about 220x stronger at radius 8.3 than elsewhere")
+    hierarchy_weight_decay: float = Field(
+        default=0.0, ge=0, description="about 220x stronger at radius 8.3 than elsewhere"
+    )
     clip_norm: float = Field(default=10.0, gt=0)
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Literal["constant", "cosine"] = "cosine"

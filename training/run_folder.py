@@ -21,13 +21,14 @@ class TrainingError(RuntimeError):
 
 
 def prepare_run(recipe: Recipe, run: Path, resume: bool) -> None:
+    """Make a new run folder, or check that ``run`` holds the same recipe and a state. Raises :class:`TrainingError`."""
     recipe_file = run / RECIPE_FILE
     text = dump_recipe(recipe)
     if resume:
         if not (run / STATE_FILE).is_file():
             raise TrainingError(f"{run} holds no {STATE_FILE} to resume from: start without --resume")
         if recipe_file.read_text(encoding="utf-8") != text:
-            raise TrainingError(f"{run} was started with another recipe (see {RECIPE_FILE} there): resume with that one")
+            raise TrainingError(f"{run} was started with another recipe than this (see its {RECIPE_FILE})")
         return
     if (run / RECIPE_FILE).exists() or (run / "checkpoint").exists():
         raise TrainingError(f"{run} already holds a run: choose another --out, or continue it with --resume")
@@ -36,6 +37,7 @@ def prepare_run(recipe: Recipe, run: Path, resume: bool) -> None:
 
 
 def save_state(run: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """Write the state that --resume needs, whole or not at all."""
     staging = run / f".{STATE_FILE}.writing"
     with staging.open("wb") as file:
         torch.save({"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}, file)
@@ -45,13 +47,14 @@ def save_state(run: Path, model: nn.Module, optimiser: torch.optim.Optimizer, st
 
 
 def load_state(run: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Load the saved state into model and optimiser; returns the steps done. Raises :class:`TrainingError`."""
     try:
         state = torch.load(run / STATE_FILE, map_location="cpu", weights_only=True)
         model.load_state_dict(state["model"])
         optimiser.load_state_dict(state["optimiser"])
         return int(state["step"])
     except Exception as error:
-        raise TrainingError(f"{run / STATE_FILE} cannot be resumed from ({error}): start anew in another folder") from error
+        raise TrainingError(f"{run / STATE_FILE} cannot be resumed from: {error}") from error
 
 
 def keep_metrics(run: Path, steps: int) -> None:
@@ -64,6 +67,7 @@ def keep_metrics(run: Path, steps: int) -> None:
 
 
 def write_skipped(run: Path, skipped: dict[Path, str]) -> None:
+    """List unreadable photos by name and reason."""
     if not skipped:
         return
     lines = (json.dumps({"path": str(path), "error": why}, ensure_ascii=False) for path, why in sorted(skipped.items()))

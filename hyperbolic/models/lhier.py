@@ -95,11 +95,12 @@ class Encoder(nn.Module):
         """Build backbone and neck. Raises what :func:`build_backbone` raises."""
         super().__init__()
         self.config = config
-        self.backbone, self.preprocessing = build_backbone(config, weights)
-        self.num_features = int(self.backbone.num_features)
+        backbone, preprocessing = build_backbone(config, weights)
+        self.backbone = backbone
+        self.preprocessing: Preprocessing = preprocessing
+        self.num_features = int(backbone.num_features)  # type: ignore[arg-type]
         self.neck = NECKS[config.geometry](self.num_features, config)
         self.curvature = Curvature(config.curvature, learnable=config.learn_curvature)
-        self.preprocessing: Preprocessing
 
     def features(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n f"]:
         """Pooled backbone features (n, f), in the precision of the surrounding autocast."""

@@ -60,9 +60,10 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
         for place in rng.integers(0, len(data), 4):
             data[place] ^= int(rng.integers(1, 256))
         try:
-            assert read_image(bytes(data)).mode == "RGB"
-        except ImageError as error:
-            assert str(error)
+            image = read_image(bytes(data))
+        except ImageError:
+            continue
+        assert image.mode == "RGB"
 
 
 def test_decompression_bomb_is_refused_from_its_header() -> None:
@@ -89,10 +90,15 @@ def test_decompression_bomb_is_refused_from_its_header() -> None:
 def test_exif_rotation_is_applied(orientation: int) -> None:
     upright = two_halves().resize((80, 40))
     turns = {
-        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
         8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
+    }
     turn = turns[orientation]
     stored = upright if turn is None else upright.transpose(turn)
     exif = Image.Exif()
@@ -140,7 +146,7 @@ def test_wrong_extension_is_read_by_content(tmp_path: Path) -> None:
 
 
 def test_missing_file_is_an_image_error(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match="gone.jpg") as caught:
+    with pytest.raises(ImageError, match=r"gone\.jpg") as caught:
         read_image(tmp_path / "gone.jpg")
     assert caught.value.code == "unreadable_file"
 
@@ -169,7 +175,9 @@ def test_preprocessing_equals_resize_then_centre_crop(size: tuple[int, int]) -> 
 
     shorter = round(32 / 0.875)
     whole = v2.functional.resize(smooth, [shorter], interpolation=v2.InterpolationMode.BICUBIC)
-    crop = v2.functional.to_dtype(v2.functional.pil_to_tensor(v2.functional.center_crop(whole, [32, 32])), torch.float32, True)
+    crop = v2.functional.to_dtype(
+        v2.functional.pil_to_tensor(v2.functional.center_crop(whole, [32, 32])), torch.float32, True
+    )
     expected = v2.functional.normalize(crop, list(SPEC.mean), list(SPEC.std))
     assert found.shape == (3, 32, 32)
     # Half a pixel of rounding in where the crop starts: equal on average, close everywhere.

@@ -18,11 +18,15 @@ def load_folder(root: Path, what: str, fraction: float, seed: int) -> RetrievalD
         root = root / "images"
     paths = find_images(root)
     if not paths:
-        raise DataError(f"{root}: expected photos (JPEG, PNG, ...) in folders named by their labels, found no image file")
+        raise DataError(
+            f"{root}: expected photos (JPEG, PNG, ...) in folders named by their labels, found no image file"
+        )
     photos = [Photo(path, path.relative_to(root).parts[:-1]) for path in paths]
     loose = [photo for photo in photos if not photo.labels]
     if loose:
-        notes = (f"{len(loose)} photos lie outside any label folder and are left out, for example {loose[0].path.name}",)
+        notes = (
+            f"{len(loose)} photos lie outside any label folder and are left out, for example {loose[0].path.name}",
+        )
         photos = [photo for photo in photos if photo.labels]
     depth = max((len(photo.labels) for photo in photos), default=0)
     padded = [Photo(p.path, p.labels + (p.labels[-1],) * (depth - len(p.labels))) for p in photos]

@@ -63,6 +63,10 @@ def _read(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path.name}: expected CSV with a header or Parquet ({error})") from error
     missing = {"path", "labels"} - set(table.column_names)
     if missing:
-        raise DataError(f"{path.name}: no column {' and '.join(sorted(missing))}; found {', '.join(table.column_names)}")
-    rows: list[dict[str, Any]] = table.select([n for n in ("path", "labels", "split") if n in table.column_names]).to_pylist()
+        raise DataError(
+            f"{path.name}: no column {' and '.join(sorted(missing))}; found {', '.join(table.column_names)}"
+        )
+    rows: list[dict[str, Any]] = table.select(
+        [n for n in ("path", "labels", "split") if n in table.column_names]
+    ).to_pylist()
     return rows

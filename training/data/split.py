@@ -68,12 +68,15 @@ def hold_out(
     singles = [labels for labels, members in by_class.items() if len(members) == 1]
     if singles:
         shown = ", ".join("/".join(labels) or "(root)" for labels in singles[:5])
-        notes = (*notes, f"{len(singles)} classes have one photo and cannot be asked for: {shown}"
-                         + (" ..." if len(singles) > 5 else ""))  # fmt: skip
+        notes = (
+            *notes,
+            f"{len(singles)} classes have one photo and cannot be asked for: {shown}"
+            + (" ..." if len(singles) > 5 else ""),
+        )
     if len(by_class) < 2:
         raise DataError(
-            f"{name}: expected photos in two or more label folders, found {len(by_class)}: put each class's photos in a "
-            "folder of its name"
+            f"{name}: expected photos in two or more label folders, found {len(by_class)}: put each class's photos in "
+            "a folder of its name"
         )
     if len(singles) == len(by_class):
         raise DataError(f"{name}: every class has one photo only: expected two or more photos of some classes")
@@ -99,9 +102,7 @@ def hold_out(
     return RetrievalData(name, gallery, query, gallery, leave_one_out=False, notes=notes)
 
 
-def _held_out_classes(
-    classes: Sequence[tuple[str, ...]], fraction: float, draw: random.Random
-) -> set[tuple[str, ...]]:
+def _held_out_classes(classes: Sequence[tuple[str, ...]], fraction: float, draw: random.Random) -> set[tuple[str, ...]]:
     # Drawn within each parent, so that an unseen class usually has a seen sibling: fine-grained and zero-shot at once.
     by_parent: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for labels in classes:

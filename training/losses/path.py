@@ -23,7 +23,9 @@ class LabelPathLoss(nn.Module):
         super().__init__()
         self.temperature = config.temperature
         levels = len(label_paths[0]) - 1
-        shares = torch.linspace(config.root_radius, config.coarse_radius, levels) if levels > 1 else [config.coarse_radius]
+        shares = (
+            torch.linspace(config.root_radius, config.coarse_radius, levels) if levels > 1 else [config.coarse_radius]
+        )
         self.radii = [float(share) * config.radius for share in shares]
         self.directions = nn.ParameterList()
         ancestors = []
