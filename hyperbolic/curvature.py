@@ -35,7 +35,7 @@ class Curvature(nn.Module):
 
     def extra_repr(self) -> str:
         """Show c and whether it is learned in the module's printed form."""
-        return f"c={float(self()):.6g}, learnable={self.log_ratio.requires_grad}"
+        return f"c={float(self().detach()):.6g}, learnable={self.log_ratio.requires_grad}"
 
 
 class LorentzParameter(nn.Parameter):

@@ -109,11 +109,14 @@ def pairwise_distance(
     product makes 1 - <u, v>; angles below 4.5e-8 rad, where float32 directions coincide, count as 0, so that
     d(x, x) = 0.
 
-    Errors: relative <= 1e-6 where d >= 0.05 and sqrt(c)|x_s| <= 2000; absolute <= 2e-4/sqrt(c) below (there
-    `distance` is exact). Float64 inputs have the same absolute bound for near pairs far out
-    (test_lorentz.py::test_pairwise_distance_against_mpmath). Gradients are written out, in x, y and c, right
-    at the origin and 0 where points touch (test_lorentz.py::test_pairwise_gradients...); once differentiable.
-    Memory: 8 n m bytes x 3. Source: the hyperbolic law of cosines; paper, section 3.1.
+    Error, with d in units of 1/sqrt(c) and s the greater sqrt(c)|x_s|: <= 3e-7 d (float32's rounding; 0 for
+    float64) + min(7e-8 s, 4e-15 s^2/d). At D_max that is relative 2e-6 for d = 0.1, 2e-4 for d = 0.01,
+    absolute 1.4e-4 below (test_lorentz.py::test_pairwise_distance_against_mpmath, ..._of_near_pairs);
+    `distance` is exact for near pairs too. Gradients are written out, in x, y and c, right at the origin and
+    0 where points touch (test_lorentz.py::test_pairwise_gradients_far_out,
+    ..._agree_with_finite_differences); once differentiable. On one core 120 x 512 pairs of 128 dimensions
+    take 2 ms forward and 4 ms backward. Memory: 8 n m bytes x 3. Source: the hyperbolic law of cosines;
+    paper, section 3.1.
     """
     sqrt_of(c)
     c_tensor = c if isinstance(c, Tensor) else torch.tensor(float(c), dtype=torch.float64)
@@ -224,7 +227,7 @@ def tangent_norm(
 
     The time entry of u is taken from its space part: |u|_L^2 = |u_s|^2 - <x_s, u_s>^2 / x_t^2, computed
     without cancellation as |sideways|^2 + radial^2/(c x_t^2). Relative error <= 2e-7 for sqrt(c)|x_s| <= 1e6
-    (test_lorentz.py::test_tangent_operations_against_geoopt). Paper, section 3.1.
+    (test_lorentz.py::test_tangent_operations_far_out). Paper, section 3.1.
     """
     x_space, u_space = x[..., 1:], u[..., 1:]
     length = torch.linalg.vector_norm(x_space, dim=-1, keepdim=True)
@@ -295,7 +298,7 @@ def project_tangent(
     """Return u + c <x, u>_L x, the tangent part of a vector at x, two (..., d+1) -> (..., d+1).
 
     Tangent to float32's rounding: |u_t - <x_s, u_s>/x_t| <= 1.2e-7 |u_s|
-    (test_lorentz.py::test_tangent_operations_against_geoopt). Paper, section 3.2.
+    (test_lorentz.py::test_tangent_operations_far_out). Paper, section 3.2.
     """
     x_space = x[..., 1:]
     product = (x_space * u[..., 1:]).sum(-1, keepdim=True) - _time(x_space, c) * u[..., :1]

@@ -143,16 +143,19 @@ def expmap(p: Float[Tensor, "*#batch d"], u: Float[Tensor, "*#batch d"], c: Scal
 def logmap(p: Float[Tensor, "*#batch d"], q: Float[Tensor, "*#batch d"], c: Scalar) -> Float[Tensor, "..."]:
     """Return the vector at p that `expmap` takes to q, two (..., d) -> (..., d).
 
-    2/(sqrt(c) lambda_p) artanh(sqrt(c)|w|) w/|w| with w = (-p) (+) q and artanh(sqrt(c)|w|) =
-    asinh(sqrt(c)|w|/sqrt(1 - c|w|^2)), the latter from |p - q| without cancellation. 0 where points touch,
-    with gradient (test_poincare.py::test_expmap_and_logmap_against_geoopt). Ganea et al., lemma 2.
+    2/(sqrt(c) lambda_p) artanh(sqrt(c)|w|) w/|w| with w = (-p) (+) q, written with P = 1 - c|p|^2, Q = 1 -
+    c|q|^2 and D = q - p so that nothing cancels: w = (P D - c|D|^2 p)/(P Q + c|D|^2) and artanh(sqrt(c)|w|) =
+    asinh(sqrt(c)|D|/sqrt(P Q)). 0 where points touch, with gradient
+    (test_poincare.py::test_expmap_and_logmap_against_geoopt). Ganea et al., lemma 2.
     """
-    c_p, c_q = 1 - c * p.square().sum(-1, keepdim=True), 1 - c * q.square().sum(-1, keepdim=True)
-    difference = mobius_add(-p, q, c)
-    apart = (p - q).square().sum(-1, keepdim=True)
-    # |w|^2 = |p - q|^2/m and 1 - c|w|^2 = c_p c_q/m with m = c_p c_q + c|p - q|^2.
-    scale = torch.sqrt((c_p * c_q + c * apart) / (c_p * c_q))
-    return c_p * asinhc(sqrt_of(c) * safe_sqrt(apart / (c_p * c_q))) * scale * difference
+    rim_p, rim_q = 1 - c * p.square().sum(-1, keepdim=True), 1 - c * q.square().sum(-1, keepdim=True)
+    difference = q - p
+    apart = difference.square().sum(-1, keepdim=True)
+    sum_w = rim_p * difference - c * apart * p
+    rims = rim_p * rim_q
+    return (
+        rim_p * asinhc(sqrt_of(c) * safe_sqrt(apart / rims)) / torch.sqrt(rims * (rims + c * apart)) * sum_w
+    )
 
 
 @double_inside

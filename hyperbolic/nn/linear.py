@@ -69,7 +69,7 @@ def boost_tangent(
     """Return logmap0(boost(expmap0(z))) in the tangent space, (..., d) x (d,) -> (..., d).
 
     With r = sqrt(c)|z| and direction u, the boost (which is linear) of (1, tanh(r) u) has a space part s',
-    and the new radius is asinh(|s'| cosh r), beyond r = 15 in logarithms. Finite for every finite z. Error <=
+    and the new radius is asinh(|s'| cosh r), beyond r = 15 in logarithms. Finite up to |z| = 1e18. Error <=
     1e-6 (1 + |z|)(1 + |p|) for |p| <= 1 (test_linear.py::test_tangent_against_float64_points). Paper, section
     3.3; Dai et al. 2021.
     """

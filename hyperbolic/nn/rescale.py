@@ -35,7 +35,7 @@ class MaxDistanceRescale(nn.Module):
 
     @full_precision
     def tangent(self, z: Float[Tensor, "*batch d"], c: Scalar) -> Float[Tensor, "*batch d"]:
-        """Rescale tangent vectors at the origin, (..., d) -> (..., d); finite for every finite |z|."""
+        """Rescale tangent vectors at the origin, (..., d) -> (..., d); finite up to |z| = 1e18."""
         radius = max_distance(c, self.x_time_max)
         slope = math.atanh(0.99) / (self.tightness * radius)
         return tanhc(slope * torch.linalg.vector_norm(z, dim=-1, keepdim=True)) * (slope * radius) * z

@@ -76,9 +76,7 @@ class RiemannianAdamW(CurvatureAwareOptimizer):
             maximize=False,
         )
 
-    def update_lorentz(
-        self, group: Group, parameter: LorentzParameter, geometry: Geometry, c: Tensor
-    ) -> None:
+    def update_lorentz(self, group: Group, parameter: LorentzParameter, geometry: Geometry, c: Tensor) -> None:
         """Update one Lorentz parameter as the class says."""
         state = self.state[parameter]
         if not state:

@@ -5,7 +5,7 @@ on to the next step is the momentum, so that is what is transported here.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +22,10 @@ Group = dict[str, Any]
 
 
 REACH = 1e6
-"""Lorentz parameters are kept within sqrt(c)|x_s| <= REACH, radius 14.5/sqrt(c), where float64 keeps four
-digits of a transport. Default rescaling takes radius 14.5/sqrt(c) to 0.98 D_max, so nothing that can be expressed is lost.
+"""Lorentz parameters are kept within sqrt(c)|x_s| <= REACH, radius 14.5/sqrt(c).
+
+Up to there float64 keeps four digits of a transport. Default rescaling takes this radius to 0.98 D_max, so
+nothing that can be expressed is lost.
 """
 
 
@@ -55,20 +57,12 @@ class CurvatureAwareOptimizer(Optimizer):
         """Update Euclidean parameters with gradients as torch's own optimiser would."""
         raise NotImplementedError
 
-    def update_lorentz(
-        self, group: Group, parameter: LorentzParameter, geometry: "Geometry", c: Tensor
-    ) -> None:
+    def update_lorentz(self, group: Group, parameter: LorentzParameter, geometry: "Geometry", c: Tensor) -> None:
         """Update one Lorentz parameter with a gradient."""
         raise NotImplementedError
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Make one optimisation step and return the closure's loss, if one is given."""
         loss = None
         if closure is not None:
@@ -97,9 +91,9 @@ class CurvatureAwareOptimizer(Optimizer):
             c = point.curvature.log_ratio
             if c.requires_grad and id(c) not in here:
                 raise ValueError(
-                    f"a Lorentz parameter of shape {tuple(point.shape)} lives on a learnable curvature that is not "
-                    "in this optimiser, which could not move it when c changes: pass the Curvature's parameters to "
-                    "the same optimiser, or make it Curvature(..., learnable=False)"
+                    f"a Lorentz parameter of shape {tuple(point.shape)} lives on a learnable curvature "
+                    "that is not in this optimiser, which could not move it when c changes: pass the "
+                    "Curvature's parameters to the same optimiser or make it Curvature(..., learnable=False)"
                 )
         return points
 
@@ -110,9 +104,7 @@ class CurvatureAwareOptimizer(Optimizer):
             chosen = [p for p in group["params"] if p.grad is not None]
             chosen = [p for p in chosen if (id(p) in curvatures) == only_curvatures]
             if any(p.grad.is_sparse for p in chosen):
-                raise ValueError(
-                    f"{type(self).__name__} takes dense gradients, got a sparse one: use sparse=False"
-                )
+                raise ValueError(f"{type(self).__name__} takes dense gradients, got a sparse one: use sparse=False")
             euclidean = [p for p in chosen if not isinstance(p, LorentzParameter)]
             if euclidean:
                 self.update_euclidean(group, euclidean)
@@ -145,7 +137,9 @@ class Geometry:
 
     def expmap(self, x: Tensor, u: Tensor, c: Tensor) -> Tensor:
         """Return the point where the step u from x ends."""
-        return within_reach(lorentz.expmap(x, u, c), c)
+        # No two points within REACH are farther apart than 29/sqrt(c), and cosh overflows at 710.
+        length = torch.sqrt(c) * self.norm(x, u, c)
+        return within_reach(lorentz.expmap(x, u * (40 / length).clamp_max(1.0), c), c)
 
     def transport(self, x: Tensor, y: Tensor, v: Tensor, c: Tensor) -> Tensor:
         """Return v moved from x to y."""
@@ -199,9 +193,7 @@ def decay_to_origin(x: Tensor, weight: float, c: Tensor | float) -> Tensor:
     return lorentz.lift(shrink * x[..., 1:], c)
 
 
-def decayed(
-    x: Tensor, momentum: Tensor, weight: float, geometry: Geometry, c: Tensor
-) -> tuple[Tensor, Tensor]:
+def decayed(x: Tensor, momentum: Tensor, weight: float, geometry: Geometry, c: Tensor) -> tuple[Tensor, Tensor]:
     """Apply `decay_to_origin` to points and carry the momentum along to the new ones."""
     if weight == 0:
         return x, momentum

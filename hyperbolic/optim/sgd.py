@@ -59,9 +59,7 @@ class RiemannianSGD(CurvatureAwareOptimizer):
             for parameter, buffer in zip(parameters, buffers, strict=True):
                 self.state[parameter]["momentum_buffer"] = buffer
 
-    def update_lorentz(
-        self, group: Group, parameter: LorentzParameter, geometry: Geometry, c: Tensor
-    ) -> None:
+    def update_lorentz(self, group: Group, parameter: LorentzParameter, geometry: Geometry, c: Tensor) -> None:
         """Update one Lorentz parameter as the class says."""
         if parameter.grad is None:
             return
