@@ -2,7 +2,12 @@
 
 import json
 import logging
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,6 +28,7 @@ from training.data.specimens_scene import photograph
 from training.data.specimens_taxonomy import evolve
 from training.data.specimens_traits import BODY_PLANS, DISCRETE_TRAITS, Traits, ancestor, descend
 
+PROJECT = Path(__file__).resolve().parents[2]
 SMALL = {"num_species": 5, "images_per_species": 2, "seed": 3, "image_size": 48}
 
 
@@ -40,11 +46,11 @@ def parse_newick(text: str) -> list[tuple[str, list[tuple[int, float]]]]:
     tokens = re.findall(r"[(),]|[^(),;\n]+", text)[::-1]
     above: list[tuple[int, float]] = []
     leaves = []
-    for number, (token, following) in enumerate(pairwise([*tokens, ""])):
-        if token == "(":
+    for number, (part, following) in enumerate(pairwise([*tokens, ""])):
+        if part == "(":
             above.pop()
-        elif token not in "),":
-            name, _, length = token.partition(":")
+        elif part not in "),":
+            name, _, length = part.partition(":")
             here = (number, float(length or 0.0))
             if following == ")":
                 above.append(here)
@@ -68,9 +74,7 @@ def test_layout_counts_and_pictures(small: Path) -> None:
     record = json.loads((small / "specimens.json").read_text())
     assert len(taxonomy.species) == 5
     expected = {
-        str(Path("images", *species.label_path, f"{n:03d}.jpg"))
-        for species in taxonomy.species
-        for n in range(2)
+        str(Path("images", *species.label_path, f"{n:03d}.jpg")) for species in taxonomy.species for n in range(2)
     }
     assert set(contents(small)) == expected | {"taxonomy.json", "taxonomy.nwk", "specimens.json"}
     assert record["parameters"]["seed"] == 3
@@ -154,6 +158,25 @@ def test_interrupted_run_resumes(small: Path, tmp_path: Path, monkeypatch: pytes
     assert contents(out) == contents(small)
     generate_specimens(out, **SMALL, num_workers=1)
     assert len(drawn) == 12
+
+
+def test_killed_parent_leaves_neither_workers_nor_half_images(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    call = f"generate_specimens(Path({str(out)!r}), num_species=8, images_per_species=500, image_size=64)"
+    script = f"from pathlib import Path; from training.data.specimens import generate_specimens; {call}"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, env=environment) as process:
+        patience = time.monotonic() + 30.0
+        while not next(out.rglob("*.jpg"), None) and time.monotonic() < patience:
+            time.sleep(0.02)
+        process.kill()
+        # The workers hold the other end of the pipe: it closes when the last of them is gone.
+        process.communicate(timeout=10.0)
+    assert process.returncode == -signal.SIGKILL
+    assert 0 < len(images(out)) < 4000
+    for name in images(out):
+        with Image.open(out / name) as image:
+            image.load()
 
 
 def test_a_failed_write_leaves_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,9 +280,7 @@ def test_relatives_are_nearer_and_alike(taxonomy: Taxonomy) -> None:
         for b in species[:i]:
             tree.append(taxonomy.distance(a.name, b.name))
             traits.append(float(np.linalg.norm(a.traits.vector() - b.traits.vector())))
-            discrete.append(
-                sum(a.traits.discrete[name] != b.traits.discrete[name] for name in DISCRETE_TRAITS)
-            )
+            discrete.append(sum(a.traits.discrete[name] != b.traits.discrete[name] for name in DISCRETE_TRAITS))
             shared.append(sum(x == y for x, y in zip(a.label_path, b.label_path, strict=True)))
     ranks = np.array(shared)
     for values in (tree, traits, discrete):

@@ -12,12 +12,14 @@ long as the versions of NumPy and Pillow (whose samplers and codecs draw them) s
 
 import json
 import logging
+import os
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -163,8 +165,7 @@ def _claim(out: Path, parameters: dict[str, int], counts: dict[str, int]) -> Non
     strangers = sorted(path.name for path in out.iterdir() if not path.name.endswith(_PARTIAL))
     if strangers:
         raise SpecimensError(
-            f"{out} is not empty (it holds {', '.join(strangers[:3])}) and is no specimens folder: "
-            "give a new folder"
+            f"{out} is not empty (it holds {', '.join(strangers[:3])}) and is no specimens folder: give a new folder"
         )
     description = {"generator_version": GENERATOR_VERSION, "parameters": parameters, "counts": counts}
     _write(record, lambda path: _write_text(path, json.dumps(description, indent=2)))
@@ -186,13 +187,27 @@ def _run(jobs: list[_Job], num_workers: int, advance: Callable[[int], object]) -
             drawn(_draw(job))
         return
     # Spawned, not forked: the parent may hold threads (torch, FAISS) that a fork would break.
-    with ProcessPoolExecutor(min(num_workers, len(jobs)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(
+        min(num_workers, len(jobs)), mp_context=get_context("spawn"), initializer=_end_with_parent
+    ) as pool:
         try:
             for future in as_completed([pool.submit(_draw, job) for job in jobs]):
                 drawn(future.result())
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _end_with_parent() -> None:
+    """In a worker: end when the parent is gone, which a killed parent cannot ask for; else it waits for ever."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _draw(job: _Job) -> int:
