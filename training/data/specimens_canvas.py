@@ -116,9 +116,7 @@ class Painter:
         for points in self._frame(blade.at(ss, np.clip(ts, -1.0, 1.0))).reshape(len(s), -1).tolist():
             self._draw.polygon(points, fill=colour)
 
-    def spots(
-        self, blade: Blade, centres: tuple[Array, Array], radii: tuple[Array, Array], colour: Colour
-    ) -> None:
+    def spots(self, blade: Blade, centres: tuple[Array, Array], radii: tuple[Array, Array], colour: Colour) -> None:
         """Ellipses with centres (s, t) and radii along s and t, cut at the blade's edge."""
         ss = centres[0][:, None] + radii[0][:, None] * _CIRCLE[:, 0]
         ts = np.clip(centres[1][:, None] + radii[1][:, None] * _CIRCLE[:, 1], -1.0, 1.0)
@@ -143,9 +141,7 @@ class Painter:
 
     def curve(self, points: Array, thickness: float, colour: Colour) -> None:
         """A thin smooth line through body points (n, 2)."""
-        self._draw.line(
-            self._frame(points).ravel().tolist(), fill=colour, width=self._pixels(thickness), joint="curve"
-        )
+        self._draw.line(self._frame(points).ravel().tolist(), fill=colour, width=self._pixels(thickness), joint="curve")
 
     def _pixels(self, thickness: float) -> int:
         return max(1, round(thickness * self._frame.scale))

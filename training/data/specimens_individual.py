@@ -16,9 +16,7 @@ class Individual:
         self.plan, self.paint, self.rng = plan, painter, rng
         self.kind = traits.discrete
         # Individuals of a species differ a little in everything.
-        self.latent = {
-            name: value + 0.10 * float(rng.standard_normal()) for name, value in traits.continuous.items()
-        }
+        self.latent = {name: value + 0.10 * float(rng.standard_normal()) for name, value in traits.continuous.items()}
         self._choose_colours(traits)
 
     def ratio(self, name: str, strength: float) -> float:

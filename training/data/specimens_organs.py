@@ -176,9 +176,7 @@ def draw_antennae(creature: Individual, head: Blade) -> None:
     for side in (1.0, -1.0):
         turn = spread * (1.0 - 0.5 * u) if style != "elbowed" else np.where(u < 0.4, 1.6 * spread, 0.2)
         steps = np.stack([np.cos(turn), side * np.sin(turn)], axis=-1) * length / 6.0
-        points = np.array([head.tip[0] - 0.06, 0.05 * side]) + np.concatenate(
-            [np.zeros((1, 2)), steps[1:].cumsum(0)]
-        )
+        points = np.array([head.tip[0] - 0.06, 0.05 * side]) + np.concatenate([np.zeros((1, 2)), steps[1:].cumsum(0)])
         creature.paint.curve(points, 0.025, creature.limb)
         if style == "clubbed":
             creature.paint.disc(float(points[-1, 0]), float(points[-1, 1]), 0.055, creature.limb)
@@ -233,6 +231,4 @@ def draw_eyes(creature: Individual, head: Blade) -> None:
             creature.paint.limb([(x, 0.7 * y), (eye_x, y)], (0.035,), (creature.head,))
         rim = creature.accent if style == "ringed" else (236, 232, 214)
         creature.paint.disc(eye_x, y, 1.35 * radius if style == "ringed" else radius, rim)
-        creature.paint.disc(
-            eye_x + 0.2 * radius, y, 0.68 * radius, (18, 16, 20), 1.0 if style != "slit" else 0.4
-        )
+        creature.paint.disc(eye_x + 0.2 * radius, y, 0.68 * radius, (18, 16, 20), 1.0 if style != "slit" else 0.4)

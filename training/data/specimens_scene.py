@@ -60,9 +60,7 @@ def _background(size: int, rng: np.random.Generator) -> Picture:
     field = 0.6 * _noise((4, 4), rng) + 0.5 * _noise(cells, rng) + 0.12 * _noise((64, 64), rng)
     mix = np.clip(0.5 + 0.3 * field, 0.0, 1.0)[..., None]
     jitter = rng.normal(0.0, 0.045, (2, 3)).astype(np.float32)
-    ground = (np.array(dark, np.float32) + jitter[0]) * (1 - mix) + (
-        np.array(bright, np.float32) + jitter[1]
-    ) * mix
+    ground = (np.array(dark, np.float32) + jitter[0]) * (1 - mix) + (np.array(bright, np.float32) + jitter[1]) * mix
     image = Image.fromarray((255 * np.clip(ground, 0, 1)).astype(np.uint8))
     image = image.resize((size, size), Image.Resampling.BICUBIC)
     _clutter(image, kind, np.array(dark), np.array(bright), rng)
@@ -86,11 +84,7 @@ def _clutter(
         x, y = rng.uniform(-0.1, 1.1, 2)
         stray = number < 2 and rng.random() < 0.6
         share = rng.uniform(-0.2, 1.2)
-        rgb = (
-            rng.uniform(0.1, 0.9, 3)
-            if stray
-            else dark * (1 - share) + bright * share + rng.normal(0, 0.04, 3)
-        )
+        rgb = rng.uniform(0.1, 0.9, 3) if stray else dark * (1 - share) + bright * share + rng.normal(0, 0.04, 3)
         colour = tuple(int(v) for v in np.clip(255 * rgb, 0, 255))
         turn, reach = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.08, 0.35)
         if kind == "water":
@@ -130,11 +124,7 @@ def _develop(picture: Picture, rng: np.random.Generator) -> Image.Image:
     size = picture.shape[0]
     turn, fall = rng.uniform(0.0, 2.0 * np.pi), rng.uniform(0.0, 0.45)
     ramp = np.linspace(-1.0, 1.0, size, dtype=np.float32)
-    gradient = (
-        1.0
-        + np.float32(fall * np.cos(turn)) * ramp[None, :]
-        + np.float32(fall * np.sin(turn)) * ramp[:, None]
-    )
+    gradient = 1.0 + np.float32(fall * np.cos(turn)) * ramp[None, :] + np.float32(fall * np.sin(turn)) * ramp[:, None]
     cast = np.exp(rng.normal(0.0, 0.09, 3)).astype(np.float32) * np.float32(np.exp(rng.normal(0.0, 0.18)))
     picture = picture * (np.clip(gradient, 0.35, 1.6)[..., None] * cast)
     image = Image.fromarray((255.0 * np.clip(picture, 0.0, 1.0)).astype(np.uint8))

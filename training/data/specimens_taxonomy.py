@@ -164,9 +164,7 @@ def evolve(num_species: int, seed: int) -> Taxonomy:
     return Taxonomy(tuple(grow(0, index, root, "") for index in range(num_orders)))
 
 
-def species_split(
-    taxonomy: Taxonomy, held_out: float = 0.5, seed: int = 0
-) -> tuple[list[Species], list[Species]]:
+def species_split(taxonomy: Taxonomy, held_out: float = 0.5, seed: int = 0) -> tuple[list[Species], list[Species]]:
     """Split the species into (seen, unseen) so that every unseen species has a seen sibling in its genus.
 
     The question this split asks is that of the field: a new species of a known genus turns up. Each genus
@@ -186,8 +184,7 @@ def species_split(
     for members in genera.values():
         shuffled = [members[i] for i in rng.permutation(len(members))]
         candidates += [
-            ((taken + float(rng.random())) / len(members), species.name)
-            for taken, species in enumerate(shuffled[:-1])
+            ((taken + float(rng.random())) / len(members), species.name) for taken, species in enumerate(shuffled[:-1])
         ]
     if not candidates:
         raise ValueError("every genus has one species only, so none can be unseen with a seen sibling: "
