@@ -73,9 +73,7 @@ def _difference(x_space: Tensor, y_space: Tensor, c: Scalar) -> tuple[Tensor, Te
 
 
 @double_inside
-def squared_distance(
-    x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"], c: Scalar
-) -> Float[Tensor, "..."]:
+def squared_distance(x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"], c: Scalar) -> Float[Tensor, "..."]:
     """Return |x - y|_L^2 = -2/c - 2 <x, y>_L >= 0 (Law et al. 2019), (..., d+1) x (..., d+1) -> (...).
 
     Computed as |x_s - y_s|^2 - (x_t - y_t)^2 without cancellation in x_t - y_t. Relative error <= 2e-7 for
@@ -99,9 +97,7 @@ def distance(x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"], c: Sc
 
 
 @full_precision
-def pairwise_distance(
-    x_space: Float[Tensor, "n d"], y_space: Float[Tensor, "m d"], c: Scalar
-) -> Float[Tensor, "n m"]:
+def pairwise_distance(x_space: Float[Tensor, "n d"], y_space: Float[Tensor, "m d"], c: Scalar) -> Float[Tensor, "n m"]:
     """Return all distances between two sets of space parts, (n, d) x (m, d) -> (n, m).
 
     Polar form: with radii a, b (times sqrt(c)) and directions u, v, cosh(sqrt(c) d) - 1 = 2 sinh^2((a-b)/2) +
@@ -158,9 +154,7 @@ class _PairwiseDistance(torch.autograd.Function):
         # sinh(sqrt(c) d) = 2 root sqrt(1 + root^2); coincident points pull nowhere.
         touching = root == 0
         sinh_d = 2 * root * torch.sqrt(1 + root.square())
-        weight = torch.where(touching, 0.0, gradient / torch.where(touching, 1.0, sinh_d)) / root_c.to(
-            root.dtype
-        )
+        weight = torch.where(touching, 0.0, gradient / torch.where(touching, 1.0, sinh_d)) / root_c.to(root.dtype)
         pull = weight * torch.sinh(delta)
         weight = weight.double()
         lever = weight * versine
@@ -175,9 +169,7 @@ class _PairwiseDistance(torch.autograd.Function):
             # the derivative in c from those in x and y.
             distances = 2 * torch.asinh(root) / root_c
             reach = (alpha * along_a / cosh_a).sum() + (beta * along_b / cosh_b).sum()
-            grad_c = ((reach - (gradient * distances).sum(dtype=torch.float64)) / (2 * root_c**2)).to(
-                ctx.c_dtype
-            )
+            grad_c = ((reach - (gradient * distances).sum(dtype=torch.float64)) / (2 * root_c**2)).to(ctx.c_dtype)
         return grad_x.to(gradient.dtype), grad_y.to(gradient.dtype), grad_c
 
 
@@ -190,9 +182,7 @@ def _polar(x_space: Tensor, root_c: Tensor) -> tuple[Tensor, Tensor]:
 
 def _cartesian(u: Tensor, radial: Tensor, sideways: Tensor) -> Tensor:
     """Return radial u - (sideways without its part along u); at the origin u is 0."""
-    for _ in range(2):  # the second pass removes what rounding left of the first
-        sideways = sideways - (sideways * u).sum(-1, keepdim=True) * u
-    return radial[:, None] * u - sideways
+    return radial[:, None] * u - (sideways - (sideways * u).sum(-1, keepdim=True) * u)
 
 
 @full_precision
@@ -220,9 +210,7 @@ def logmap0(x: Float[Tensor, "*batch n"], c: Scalar) -> Float[Tensor, "*batch d"
 
 
 @double_inside
-def tangent_norm(
-    x: Float[Tensor, "*#batch n"], u: Float[Tensor, "*#batch n"], c: Scalar
-) -> Float[Tensor, "..."]:
+def tangent_norm(x: Float[Tensor, "*#batch n"], u: Float[Tensor, "*#batch n"], c: Scalar) -> Float[Tensor, "..."]:
     """Return |u|_L of a vector tangent at x, (..., d+1) x (..., d+1) -> (...).
 
     The time entry of u is taken from its space part: |u|_L^2 = |u_s|^2 - <x_s, u_s>^2 / x_t^2, computed
@@ -278,9 +266,9 @@ def transport(
 ) -> Float[Tensor, "..."]:
     """Return v transported in parallel from x to y, three (..., d+1) -> (..., d+1).
 
-    v + <y, v>_L / (1/c - <x, y>_L) (x + y); keeps lengths and angles. Relative error in |.|_L <= 1e-5 at
-    sqrt(c)|x_s| <= 2000, from rounding the result (test_lorentz.py::test_transport_keeps_lengths_and_angles).
-    Paper, section 3.1.
+    v + <y, v>_L / (1/c - <x, y>_L) (x + y); keeps lengths and angles. Relative error of the space part <=
+    2e-7, in |.|_L <= 1e-5 at sqrt(c)|x_s| <= 2000, from rounding the result
+    (test_lorentz.py::test_transport_keeps_lengths_and_angles). Paper, section 3.1.
     """
     x, y = lift(x[..., 1:], c), lift(y[..., 1:], c)
     v = _tangent(x[..., 1:], v[..., 1:], c)
@@ -292,9 +280,7 @@ def transport(
 
 
 @double_inside
-def project_tangent(
-    x: Float[Tensor, "*#batch n"], u: Float[Tensor, "*#batch n"], c: Scalar
-) -> Float[Tensor, "..."]:
+def project_tangent(x: Float[Tensor, "*#batch n"], u: Float[Tensor, "*#batch n"], c: Scalar) -> Float[Tensor, "..."]:
     """Return u + c <x, u>_L x, the tangent part of a vector at x, two (..., d+1) -> (..., d+1).
 
     Tangent to float32's rounding: |u_t - <x_s, u_s>/x_t| <= 1.2e-7 |u_s|
@@ -306,9 +292,7 @@ def project_tangent(
 
 
 @double_inside
-def egrad2rgrad(
-    x: Float[Tensor, "*#batch n"], u: Float[Tensor, "*#batch n"], c: Scalar
-) -> Float[Tensor, "..."]:
+def egrad2rgrad(x: Float[Tensor, "*#batch n"], u: Float[Tensor, "*#batch n"], c: Scalar) -> Float[Tensor, "..."]:
     """Return the Riemannian gradient from the Euclidean one, two (..., d+1) -> (..., d+1).
 
     The sign of the time entry is flipped (the metric's inverse), then the result projected on the tangent
@@ -353,8 +337,7 @@ def max_distance(c: Scalar, x_time_max: float) -> Scalar:
         return torch.acosh(scaled) / sqrt_of(c)
     if scaled <= 1:
         raise ValueError(
-            f"no point has x_time <= {x_time_max} at c = {c}: expected c > {x_time_max**-2:g}, "
-            "raise c or x_time_max"
+            f"no point has x_time <= {x_time_max} at c = {c}: expected c > {x_time_max**-2:g}, raise c or x_time_max"
         )
     return math.acosh(scaled) / math.sqrt(c)
 

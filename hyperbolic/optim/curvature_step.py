@@ -153,7 +153,7 @@ class _Textbook(Geometry):
         flipped = torch.cat([-gradient[..., :1], gradient[..., 1:]], dim=-1)
         return flipped + c * lorentz.inner(x, flipped).unsqueeze(-1) * x
 
-    def norm(self, x: Tensor, u: Tensor, c: Tensor) -> Tensor:  # noqa: ARG002 - the given time entry decides
+    def norm(self, x: Tensor, u: Tensor, c: Tensor) -> Tensor:
         return lorentz.norm(u).unsqueeze(-1)
 
     def expmap(self, x: Tensor, u: Tensor, c: Tensor) -> Tensor:

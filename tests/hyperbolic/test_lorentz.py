@@ -211,6 +211,7 @@ def test_transport_keeps_lengths_and_angles(c, points):
         )
         u = lorentz.egrad2rgrad(x, torch.randn(12, 9, generator=torch.Generator().manual_seed(5)), c)
         moved = lorentz.transport(x, y, u, c)
+        assert worst(moved[:, 1:], lorentz.transport(x.double(), y.double(), u.double(), c)[:, 1:]) <= 2e-7
         assert worst(lorentz.tangent_norm(y, moved, c), lorentz.tangent_norm(x, u, c)) <= 1e-5
         back = lorentz.transport(
             y.double(), x.double(), lorentz.transport(x.double(), y.double(), u.double(), c), c
