@@ -23,9 +23,7 @@ class Curvature(nn.Module):
     def __init__(self, initial: float, learnable: bool = True) -> None:
         super().__init__()
         if not (math.isfinite(initial) and initial > 0):
-            raise ValueError(
-                f"the curvature c must be > 0 (the space has curvature -c), got {initial}: pass c, not -c"
-            )
+            raise ValueError(f"the curvature c must be > 0 (the space has curvature -c), got {initial}: pass c, not -c")
         self.register_buffer("initial", torch.tensor(float(initial), dtype=torch.float32))
         self.log_ratio = nn.Parameter(torch.zeros((), dtype=torch.float32), requires_grad=learnable)
 

@@ -72,9 +72,7 @@ def clip_radius(z: Float[Tensor, "*batch d"], radius: Scalar) -> Float[Tensor, "
 
 
 @double_inside
-def mobius_add(
-    p: Float[Tensor, "*#batch d"], q: Float[Tensor, "*#batch d"], c: Scalar
-) -> Float[Tensor, "..."]:
+def mobius_add(p: Float[Tensor, "*#batch d"], q: Float[Tensor, "*#batch d"], c: Scalar) -> Float[Tensor, "..."]:
     """Return the Moebius sum of p and q, (..., d) x (..., d) -> (..., d).
 
     ((1 + 2c<p,q> + c|q|^2) p + (1 - c|p|^2) q) / (1 + 2c<p,q> + c^2|p|^2|q|^2). Relative error <= 1e-6 of the
@@ -153,15 +151,11 @@ def logmap(p: Float[Tensor, "*#batch d"], q: Float[Tensor, "*#batch d"], c: Scal
     apart = difference.square().sum(-1, keepdim=True)
     sum_w = rim_p * difference - c * apart * p
     rims = rim_p * rim_q
-    return (
-        rim_p * asinhc(sqrt_of(c) * safe_sqrt(apart / rims)) / torch.sqrt(rims * (rims + c * apart)) * sum_w
-    )
+    return rim_p * asinhc(sqrt_of(c) * safe_sqrt(apart / rims)) / torch.sqrt(rims * (rims + c * apart)) * sum_w
 
 
 @double_inside
-def centroid(
-    p: Float[Tensor, "*#batch n d"], weights: Float[Tensor, "*#batch n"], c: Scalar
-) -> Float[Tensor, "..."]:
+def centroid(p: Float[Tensor, "*#batch n d"], weights: Float[Tensor, "*#batch n"], c: Scalar) -> Float[Tensor, "..."]:
     """Return the weighted centroid of `lorentz.centroid` in the ball, (..., n, d) and (..., n) -> (..., d).
 
     Equals the Einstein midpoint taken in the Klein model (Kim et al. and Khrulkov et al. average so).
@@ -170,9 +164,7 @@ def centroid(
 
 
 @full_precision
-def egrad2rgrad(
-    p: Float[Tensor, "*#batch d"], u: Float[Tensor, "*#batch d"], c: Scalar
-) -> Float[Tensor, "..."]:
+def egrad2rgrad(p: Float[Tensor, "*#batch d"], u: Float[Tensor, "*#batch d"], c: Scalar) -> Float[Tensor, "..."]:
     """Return the Riemannian gradient u/lambda_p^2 from the Euclidean one, two (..., d) -> (..., d)."""
     return u / conformal_factor(p, c).unsqueeze(-1).square()
 

@@ -35,13 +35,9 @@ def double_inside(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return _computing(function, lambda _: torch.float64)
 
 
-def _computing(
-    function: Callable[P, Tensor], widen: Callable[[torch.dtype], torch.dtype]
-) -> Callable[P, Tensor]:
+def _computing(function: Callable[P, Tensor], widen: Callable[[torch.dtype], torch.dtype]) -> Callable[P, Tensor]:
     def cast(value: Any) -> Any:
-        return (
-            value.to(widen(value.dtype)) if isinstance(value, Tensor) and value.is_floating_point() else value
-        )
+        return value.to(widen(value.dtype)) if isinstance(value, Tensor) and value.is_floating_point() else value
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -64,9 +60,7 @@ def sqrt_of(c: Scalar) -> Scalar:
     if isinstance(c, Tensor):
         return torch.sqrt(c)
     if not c > 0:
-        raise ValueError(
-            f"the curvature c must be > 0 (the space has sectional curvature -c), got {c}: pass c, not -c"
-        )
+        raise ValueError(f"the curvature c must be > 0 (the space has sectional curvature -c), got {c}: pass c, not -c")
     return math.sqrt(c)
 
 

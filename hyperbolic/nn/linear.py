@@ -63,9 +63,7 @@ def boost(x: Float[Tensor, "*batch n"], p: Float[Tensor, "d"], c: Scalar) -> Flo
 
 
 @full_precision
-def boost_tangent(
-    z: Float[Tensor, "*batch d"], p: Float[Tensor, "d"], c: Scalar
-) -> Float[Tensor, "*batch d"]:
+def boost_tangent(z: Float[Tensor, "*batch d"], p: Float[Tensor, "d"], c: Scalar) -> Float[Tensor, "*batch d"]:
     """Return logmap0(boost(expmap0(z))) in the tangent space, (..., d) x (d,) -> (..., d).
 
     With r = sqrt(c)|z| and direction u, the boost (which is linear) of (1, tanh(r) u) has a space part s',
@@ -113,9 +111,7 @@ class LorentzLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
         if in_features < 1 or out_features < 1:
-            raise ValueError(
-                f"expected in_features >= 1 and out_features >= 1, got {in_features} and {out_features}"
-            )
+            raise ValueError(f"expected in_features >= 1 and out_features >= 1, got {in_features} and {out_features}")
         self.in_features = in_features
         self.out_features = out_features
         start = nn.init.orthogonal_(torch.empty(out_features, in_features))

@@ -85,15 +85,9 @@ def test_pairwise_distance_of_near_pairs(size, dtype):
     for step in (1e-4, 1e-3, 1e-2, 0.1, 1.0):
         u, w = (torch.randn(150, 128, generator=generator) for _ in range(2))
         x = u / u.norm(dim=-1, keepdim=True) * size
-        y = (
-            x
-            + w / w.norm(dim=-1, keepdim=True) * step
-            + x * torch.randn(150, 1, generator=generator) * step * 0.3
-        )
+        y = x + w / w.norm(dim=-1, keepdim=True) * step + x * torch.randn(150, 1, generator=generator) * step * 0.3
         expected = lorentz.distance(lorentz.lift(x.double(), 1.0), lorentz.lift(y.double(), 1.0), 1.0)
-        error = (
-            lorentz.pairwise_distance(x.to(dtype), y.to(dtype), 1.0).diagonal().double() - expected
-        ).abs()
+        error = (lorentz.pairwise_distance(x.to(dtype), y.to(dtype), 1.0).diagonal().double() - expected).abs()
         assert bool((error <= pairwise_bound(expected, x, y, 1.0, dtype) + 1e-13 * expected).all())
 
 
@@ -160,10 +154,7 @@ def test_expmap_and_logmap_against_geoopt(c, geoopt):
         y32 = lorentz.expmap0(lorentz.logmap0(y, c).float() * radius / 2, c)
         u32 = lorentz.logmap(x32, y32, c)
         assert worst(u32[:, 1:], lorentz.logmap(x32.double(), y32.double(), c)[:, 1:]) <= 2e-7
-        assert (
-            worst(lorentz.expmap(x32, u32, c)[:, 1:], lorentz.expmap(x32.double(), u32.double(), c)[:, 1:])
-            <= 2e-7
-        )
+        assert worst(lorentz.expmap(x32, u32, c)[:, 1:], lorentz.expmap(x32.double(), u32.double(), c)[:, 1:]) <= 2e-7
 
 
 @pytest.mark.parametrize("c", CURVATURES)
@@ -213,9 +204,7 @@ def test_transport_keeps_lengths_and_angles(c, points):
         moved = lorentz.transport(x, y, u, c)
         assert worst(moved[:, 1:], lorentz.transport(x.double(), y.double(), u.double(), c)[:, 1:]) <= 2e-7
         assert worst(lorentz.tangent_norm(y, moved, c), lorentz.tangent_norm(x, u, c)) <= 1e-5
-        back = lorentz.transport(
-            y.double(), x.double(), lorentz.transport(x.double(), y.double(), u.double(), c), c
-        )
+        back = lorentz.transport(y.double(), x.double(), lorentz.transport(x.double(), y.double(), u.double(), c), c)
         assert worst(back[:, 1:], u[:, 1:]) <= 1e-8
     # the direction of the geodesic itself goes over into its direction at the other end
     a, b = random_points(9, 4, 2.0, c), random_points(9, 4, 2.0, c, seed=6)
@@ -285,9 +274,7 @@ def test_small_curvature_tends_to_euclidean_space():
     for c in (1e-2, 1e-4, 1e-6):
         x, y = lorentz.expmap0(z, c), lorentz.expmap0(w, c)
         errors.append(worst(lorentz.distance(x, y, c), (z - w).norm(dim=-1)))
-        assert (
-            worst(lorentz.pairwise_distance(x[:, 1:], y[:, 1:], c).diagonal(), (z - w).norm(dim=-1)) <= 3 * c
-        )
+        assert worst(lorentz.pairwise_distance(x[:, 1:], y[:, 1:], c).diagonal(), (z - w).norm(dim=-1)) <= 3 * c
         mean = lorentz.centroid(torch.stack([x, y], 1), torch.ones(10, 2, dtype=torch.float64), c)
         assert worst(mean[:, 1:], (z + w) / 2) <= 10 * c
     assert errors[0] <= 3e-2
@@ -316,9 +303,7 @@ def test_expmap_and_logmap_are_inverse(case):
     z, c = case
     x, y = lorentz.expmap0(z, c)
     u = lorentz.logmap(x, y, c)
-    assert float(lorentz.tangent_norm(x, u, c)) == pytest.approx(
-        float(lorentz.distance(x, y, c)), rel=1e-6, abs=1e-9
-    )
+    assert float(lorentz.tangent_norm(x, u, c)) == pytest.approx(float(lorentz.distance(x, y, c)), rel=1e-6, abs=1e-9)
     assert float(lorentz.distance(lorentz.expmap(x, u, c), y, c)) <= 1e-5
     assert worst(lorentz.logmap0(lorentz.expmap0(z, c), c), z, floor=1e-9) <= 1e-9
 
@@ -424,10 +409,7 @@ def test_pairwise_gradients_far_out(radius, points):
         x.double(), y.double(), c.double(),
     )  # fmt: skip
     for g, e in zip(got, expected, strict=True):
-        assert (
-            worst(g.reshape(-1, g.shape[-1] if g.dim() else 1), e.reshape(-1, e.shape[-1] if e.dim() else 1))
-            <= 2e-6
-        )
+        assert worst(g.reshape(-1, g.shape[-1] if g.dim() else 1), e.reshape(-1, e.shape[-1] if e.dim() else 1)) <= 2e-6
     # the radial part is cosh(radius) times smaller and must be right by itself
     radial = [((g * p).sum(-1) / p.norm(dim=-1)) for g, p in ((got[0], x), (expected[0], x.double()))]
     assert worst(radial[0], radial[1]) <= 2e-3
@@ -483,9 +465,7 @@ def test_delta_rel_of_trees_circles_and_points():
     around = torch.arange(12.0)
     gap = (around[:, None] - around[None]).abs()
     circle = torch.minimum(gap, 12 - gap)
-    assert lorentz.delta_rel(circle) == pytest.approx(
-        2 * 3 / 6
-    )  # the 12-cycle is 3-hyperbolic, of diameter 6
+    assert lorentz.delta_rel(circle) == pytest.approx(2 * 3 / 6)  # the 12-cycle is 3-hyperbolic, of diameter 6
     z = torch.randn(25, 3, generator=torch.Generator().manual_seed(12), dtype=torch.float64)
     d = torch.cdist(z, z)
     expected = 2 * brute_delta(d.tolist()) / float(d.max())

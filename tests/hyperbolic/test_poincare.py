@@ -99,9 +99,7 @@ def test_maps_agree_with_the_hyperboloid(c):
         ball_points(6, 5, c),
         torch.rand(6, generator=torch.Generator().manual_seed(2), dtype=torch.float64),
     )
-    close(
-        poincare.to_lorentz(poincare.centroid(p, w, c), c), lorentz.centroid(poincare.to_lorentz(p, c), w, c)
-    )
+    close(poincare.to_lorentz(poincare.centroid(p, w, c), c), lorentz.centroid(poincare.to_lorentz(p, c), w, c))
     moved = poincare.change_curvature(p, c, 0.5 * c)
     close(
         poincare.distance(moved, torch.zeros_like(p), 0.5 * c),
@@ -142,9 +140,7 @@ def test_pairwise_distance_equals_distance(c):
 @given(st.integers(0, 2**31), st.floats(0.05, 5.0), st.floats(0.0, 0.99))
 def test_moebius_addition_is_a_gyrogroup(seed, c, largest):
     p, q = ball_points(4, 3, c, seed=seed, largest=largest), ball_points(4, 3, c, seed=seed + 1, largest=0.99)
-    close(
-        poincare.mobius_add(-p, poincare.mobius_add(p, q, c), c), q, rtol=1e-6, atol=1e-6
-    )  # left cancellation
+    close(poincare.mobius_add(-p, poincare.mobius_add(p, q, c), c), q, rtol=1e-6, atol=1e-6)  # left cancellation
     assert torch.equal(poincare.mobius_add(p, torch.zeros_like(p), c), p)
     moved = poincare.distance(poincare.mobius_add(p, q, c), poincare.mobius_add(p, q.flip(0), c), c)
     close(moved, poincare.distance(q, q.flip(0), c), rtol=1e-6, atol=1e-7)  # translations are isometries
@@ -193,10 +189,7 @@ def test_gradcheck_of_every_operation():
 
 @pytest.mark.parametrize("size", [0.0, 0.5, 0.999])
 def test_gradients_are_zero_where_points_touch(size):
-    p = (
-        torch.nn.functional.normalize(torch.randn(4, 5, generator=torch.Generator().manual_seed(4)), dim=-1)
-        * size
-    )
+    p = torch.nn.functional.normalize(torch.randn(4, 5, generator=torch.Generator().manual_seed(4)), dim=-1) * size
     for function in (poincare.distance, lambda a, b, c: poincare.pairwise_distance(a, b, c).diagonal()):
         a, b = p.clone().requires_grad_(), p.clone().requires_grad_()
         function(a, b, 1.0).sum().backward()

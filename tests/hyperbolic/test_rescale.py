@@ -16,9 +16,7 @@ def exact_radius(length: float, c: float, x_time_max: float, tightness: float) -
     c_, root = mpmath.mpf(c), mpmath.sqrt(mpmath.mpf(c))
     d_max = mpmath.acosh(root * x_time_max) / root
     assert c_ > 0
-    return float(
-        d_max * mpmath.tanh(mpmath.atanh(mpmath.mpf("0.99")) / (tightness * d_max) * mpmath.mpf(length))
-    )
+    return float(d_max * mpmath.tanh(mpmath.atanh(mpmath.mpf("0.99")) / (tightness * d_max) * mpmath.mpf(length)))
 
 
 @pytest.mark.parametrize("c", [0.1, 1.0, 3.0])
