@@ -121,12 +121,18 @@ def evaluate(run: Path, as_json: bool, split: str, overrides: tuple[str, ...], c
         return
     click.echo("  ".join(f"{name}: {value}" for name, value in heading.items()))
     for name, value in figures.items():
-        click.echo(f"  {name:<34} {value:.4f}" if value != int(value) else f"  {name:<34} {int(value)}")
+        count = name in ("queries", "gallery", "unreadable")
+        click.echo(f"  {name:<34} {value:{'.0f' if count else '.4f'}}")
 
 
 @click.group()
 def data() -> None:
-    """Make or check photo collections."""
+    """Make or check photo collections.
+
+    \b
+    lhier data specimens creatures --species 96
+    lhier data verify photos
+    """
 
 
 @data.command()

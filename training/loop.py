@@ -101,11 +101,12 @@ def train(
         lr=recipe.optimiser.lr,
         curvature_order=recipe.optimiser.curvature_order,
     )
+    # Before a state is loaded: its groups carry the scheduled rate of the step it was saved at.
+    rates = [float(group["lr"]) for group in optimiser.param_groups]
     start = load_state(run, model, optimiser) if resume else 0
     keep_metrics(run, start)
     wrapped, fabric_optimiser = fabric.setup(model, optimiser)
     best = -math.inf
-    rates = [float(group["lr"]) for group in optimiser.param_groups]
     model.train()
     if recipe.train.frozen_backbone:
         encoder.backbone.eval()

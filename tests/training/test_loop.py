@@ -1,0 +1,235 @@
+"""Whole runs on a tiny backbone: what they leave behind, how they stop, and that they continue exactly."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hyperbolic.checkpoint import load_checkpoint, load_proxies
+from hyperbolic.embedder import Embedder
+from hyperbolic.models.lhier import Encoder
+from training import loop
+from training.data.split import DataError, load_data
+from training.evaluate import evaluate
+from training.features import FeatureCache
+from training.losses.objective import Objective
+from training.loop import TrainingInterrupted, TrainingModel, parameter_groups, train
+from training.recipe import Recipe, load_recipe
+from training.run_folder import TrainingError
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(recipe: Recipe, tmp_path: Path, run: str = "run", resume: bool = False) -> Path:
+    data = load_data(recipe.data, recipe.seed)
+    train(recipe, data, tmp_path / run, cache=tmp_path / "cache", resume=resume)
+    return tmp_path / run
+
+
+def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
+    return recipe.model_copy(
+        update={name: getattr(recipe, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def test_a_run_leaves_a_usable_checkpoint_and_its_story(tiny: Recipe, tmp_path: Path) -> None:
+    run = start(tiny, tmp_path)
+    assert sorted(p.name for p in run.iterdir()) == [
+        "checkpoint", "classes.json", "metrics.jsonl", "recipe.toml", "training_state.pt",
+    ]  # fmt: skip
+    assert load_recipe(run / "recipe.toml") == tiny
+    story = rows(run)
+    assert [row["step"] for row in story] == list(range(1, 21))
+    assert story[-1]["loss"] < 0.8 * story[0]["loss"]
+    assert {"proxy_anchor", "pairwise", "hierarchy", "path", "c", "lr", "gradient_norm"} <= set(story[0])
+    assert set(load_proxies(run)) == {
+        "proxy_anchor.proxies", "hierarchy.proxies", "path.directions.0", "path.directions.1",
+    }  # fmt: skip
+    assert len(json.loads((run / "classes.json").read_text())) == 6
+    data = load_data(tiny.data, tiny.seed)
+    figures = evaluate(data, Embedder.load(run))
+    assert figures["recall_at_1"] >= 0.5  # 1/6 by chance
+    assert figures["queries"] == len(data.query)
+
+
+def test_cached_features_and_photos_give_the_same_evaluation(tiny: Recipe, tmp_path: Path) -> None:
+    run = start(tiny, tmp_path)
+    data = load_data(tiny.data, tiny.seed)
+    embedder = Embedder.load(run)
+    direct = evaluate(data, embedder)
+    cached = evaluate(data, embedder, FeatureCache(embedder, tmp_path / "cache"))
+    assert cached == pytest.approx(direct, abs=1e-6)
+
+
+def same_end(a: Path, b: Path) -> None:
+    """Bit for bit: metrics, weights, optimiser."""
+    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
+    states = [torch.load(run / "training_state.pt", weights_only=True) for run in (a, b)]
+    flat = [torch.utils._pytree.tree_leaves(state) for state in states]
+    assert len(flat[0]) == len(flat[1])
+    for left, right in zip(*flat, strict=True):
+        assert torch.equal(left, right) if isinstance(left, Tensor) else left == right
+
+
+def test_a_crashed_run_resumes_to_the_same_bits(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = start(tiny, tmp_path, "whole")
+    original = loop._set_rates
+
+    def crash(optimiser: torch.optim.Optimizer, rates: list[float], recipe: Recipe, step: int) -> None:
+        if step == 15:
+            raise OSError("power cut")
+        original(optimiser, rates, recipe, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_set_rates", crash)
+        with pytest.raises(OSError, match="power cut"):
+            start(tiny, tmp_path, "cut")
+    assert rows(tmp_path / "cut")[-1]["step"] == 15  # five more than the saved state knows
+    same_end(whole, start(tiny, tmp_path, "cut", resume=True))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops_and_resume_continues(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = start(tiny, tmp_path, "whole")
+    original = loop._set_rates
+
+    def interrupt(optimiser: torch.optim.Optimizer, rates: list[float], recipe: Recipe, step: int) -> None:
+        if step == 6:
+            signal.raise_signal(number)
+        original(optimiser, rates, recipe, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_set_rates", interrupt)
+        with pytest.raises(TrainingInterrupted, match="stopped after step 7: continue with --resume"):
+            start(tiny, tmp_path, "stopped")
+    load_checkpoint(tmp_path / "stopped")
+    same_end(whole, start(tiny, tmp_path, "stopped", resume=True))
+
+
+def test_fine_tuning_trains_the_backbone_after_its_frozen_steps(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = changed(tiny, train={"frozen_backbone": False, "frozen_steps": 3, "steps": 4, "save_every": 1})
+    torch.manual_seed(recipe.seed)
+    initial = Encoder(recipe.model).backbone.state_dict()
+    run = start(recipe, tmp_path)
+    trained = load_checkpoint(run)[0].backbone.state_dict()
+    weights = [name for name in initial if name.endswith("conv_stem.weight") or name.endswith("conv_pw.weight")]
+    assert weights
+    assert any(not torch.equal(initial[name], trained[name]) for name in weights)
+    frozen = changed(recipe, train={"steps": 3})
+    still = load_checkpoint(start(frozen, tmp_path, "frozen"))[0].backbone.state_dict()
+    assert all(torch.equal(initial[name], still[name]) for name in weights)
+
+
+def test_fine_tuning_with_a_worker_equals_without(tiny: Recipe, tmp_path: Path) -> None:
+    base = changed(tiny, train={"frozen_backbone": False, "steps": 3})
+    alone = rows(start(base, tmp_path, "alone"))
+    helped = rows(start(changed(base, train={"workers": 1}), tmp_path, "helped"))
+    assert alone == helped
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_unreadable_photos_are_skipped_and_named(
+    tiny: Recipe, photo_folder: Path, tmp_path: Path, frozen: bool
+) -> None:
+    root = tmp_path / "photos"
+    shutil.copytree(photo_folder, root)
+    bad = root / "warm/sun/0.jpg"
+    bad.write_bytes(bad.read_bytes()[:300])
+    recipe = changed(tiny, data={"root": str(root), "hold_out": "none"}, train={"frozen_backbone": frozen})
+    run = start(recipe, tmp_path)
+    listed = [json.loads(line) for line in (run / "skipped.jsonl").read_text().splitlines()]
+    assert [entry["path"] for entry in listed] == [str(bad)]
+    assert "decoded" in listed[0]["error"]
+    assert evaluate(load_data(recipe.data), Embedder.load(run))["unreadable"] == 1
+
+
+def test_a_loss_that_breaks_stops_the_run_and_keeps_the_last_state(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Objective.forward
+    calls = 0
+
+    def breaking(self: Objective, space: Tensor, classes: Tensor, c: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        nonlocal calls
+        calls += 1
+        total, terms = original(self, space, classes, c)
+        if calls == 13:
+            terms["path"] = terms["path"] * torch.nan
+            total = total * torch.nan
+        return total, terms
+
+    monkeypatch.setattr(Objective, "forward", breaking)
+    with pytest.raises(TrainingError, match=r"step 12: the loss is nan \(path\)"):
+        start(tiny, tmp_path)
+    assert torch.load(tmp_path / "run/training_state.pt", weights_only=True)["step"] == 10
+    load_checkpoint(tmp_path / "run")
+
+
+def test_runs_are_not_mixed(tiny: Recipe, tmp_path: Path) -> None:
+    run = start(tiny, tmp_path)
+    before = (run / "metrics.jsonl").read_text()
+    with pytest.raises(TrainingError, match="already holds a run"):
+        start(tiny, tmp_path)
+    with pytest.raises(TrainingError, match="another recipe"):
+        start(tiny.model_copy(update={"seed": 9}), tmp_path, resume=True)
+    with pytest.raises(TrainingError, match="to resume from"):
+        start(tiny, tmp_path, "empty", resume=True)
+    (run / "training_state.pt").write_bytes(b"\x80damaged")
+    with pytest.raises(TrainingError, match="cannot be resumed from"):
+        start(tiny, tmp_path, resume=True)
+    assert (run / "metrics.jsonl").read_text() == before
+
+
+def test_best_on_test_keeps_the_best_evaluation(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = changed(tiny, selection={"rule": "best_on_test", "every": 5})
+    scores = iter([0.1, 0.9, 0.2, 0.3])
+    hashes: list[Tensor] = []
+
+    def score(embedder: Embedder) -> dict[str, float]:
+        hashes.append(embedder.encoder.neck.state_dict()[WEIGHT].clone())
+        return {"recall_at_1": next(scores)}
+
+    WEIGHT = next(name for name, t in Encoder(recipe.model).neck.state_dict().items() if t.dim() == 2)
+    train(recipe, load_data(recipe.data), tmp_path / "run", cache=tmp_path / "cache", evaluate=score)
+    kept = load_checkpoint(tmp_path / "run")[0].neck.state_dict()[WEIGHT]
+    assert len(hashes) == 4
+    assert torch.equal(kept, hashes[1])
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group(tiny: Recipe) -> None:
+    encoder = Encoder(tiny.model)
+    model = TrainingModel(encoder, Objective(tiny.loss, tiny.model, encoder.curvature, [("a", "b"), ("a", "c")]))
+    groups = parameter_groups(model, tiny.optimiser)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(p) for p in model.parameters()}
+    names = {group["name"]: group for group in groups}
+    assert [tuple(p.shape) for p in names["curvature"]["params"]] == [()]
+    assert names["hierarchy"]["params"][0] is model.objective.hierarchy.proxies
+    assert all(isinstance(p, nn.Parameter) for p in names["proxies"]["params"])
+
+
+def test_learned_curvature_moves_and_stays_positive(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = changed(tiny, optimiser={"curvature_lr": 0.5})
+    values = [row["c"] for row in rows(start(recipe, tmp_path))]
+    assert len(set(values)) > 5
+    assert all(0 < c < 1e3 for c in values)
+
+
+def test_a_folder_without_readable_photos_is_an_error(tiny: Recipe, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / "photos" / name / f"{number}.jpg").write_bytes(b"no photo")
+    recipe = changed(tiny, data={"root": str(tmp_path / "photos"), "hold_out": "none"})
+    with pytest.raises((DataError, ValueError), match="none of 6 photos could be read"):
+        start(recipe, tmp_path)
