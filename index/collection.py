@@ -18,6 +18,7 @@ from index.errors import (
     CollectionNameError,
     CollectionNotFoundError,
     ImageReferenceError,
+    ModelMismatchError,
     PointError,
 )
 from index.locks import ReadWriteLock
@@ -208,6 +209,11 @@ class Collection:
     def sequence(self) -> int:
         """The last write that searches see."""
         return self._sequence
+
+    def require_model(self, model_hash: str) -> None:
+        """Refuse points of any other model than this collection's (:class:`ModelMismatchError`)."""
+        if model_hash != self.model_hash:
+            raise ModelMismatchError(str(self.folder), expected=model_hash, found=self.model_hash)
 
     def search(self, space: npt.ArrayLike, k: int = 10, *, allowed: npt.ArrayLike | None = None) -> list[Hit]:
         """The k nearest items of one point, space part (d,), nearest first; fewer where there are fewer.
