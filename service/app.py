@@ -1,0 +1,93 @@
+"""The HTTP application: routes, and the layers around them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+from pydantic.json_schema import models_json_schema
+from starlette.middleware import Middleware
+
+from service import problems
+from service.engine import Engine
+from service.middleware.admission import Admission
+from service.middleware.authentication import Authentication
+from service.middleware.body_limit import BodyLimit
+from service.middleware.encoded_paths import EncodedPaths
+from service.middleware.request_context import RequestContext
+from service.offload import OffLoopEngine
+from service.routes import info, items, pages, probes, search
+from service.schemas import ProblemAnswer
+from service.settings import Settings
+from service.state import ServiceState
+from service.thumbnails import Thumbnails
+
+DESCRIPTION = "Visual search in hyperbolic space: a photo in, its nearest neighbours by geodesic distance out."
+
+
+def create_app(engine: Engine, settings: Settings) -> FastAPI:
+    """The application that serves ``engine``; it lets go of its threads at shutdown, the engine stays the caller's."""
+    off_loop = OffLoopEngine(engine, settings.limits, settings.inference)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        off_loop.close()
+
+    app = FastAPI(
+        title="LHIER",
+        version=info.package_version(),
+        description=DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        middleware=_layers(settings),
+        responses={"default": {"description": "Problem (RFC 9457)", "content": {
+            problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}}}},
+    )  # fmt: skip
+    app.state.service = ServiceState(engine, off_loop, settings, Thumbnails(settings.thumbnail_cache_bytes))
+    problems.install(app)
+    for module in (probes, info, search, items, pages):
+        app.include_router(module.router)
+    app.mount("/web", StaticFiles(directory=pages.WEB), name="web")
+    _describe_bodies(app)
+    return app
+
+
+def _layers(settings: Settings) -> list[Middleware]:
+    limits = settings.limits
+    layers = [Middleware(RequestContext)]
+    if settings.auth.read_key is not None:
+        layers.append(Middleware(Authentication, read_key=settings.auth.read_key.get_secret_value()))
+    layers += [
+        Middleware(BodyLimit, max_bytes=limits.body_bytes),
+        Middleware(Admission, in_flight=limits.in_flight, queued=limits.queued, deadline_s=limits.deadline_s),
+        Middleware(EncodedPaths),
+    ]
+    return layers
+
+
+def _describe_bodies(app: FastAPI) -> None:
+    """Add the models that only hand-written parts of the OpenAPI document refer to."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            document = generate()
+            _, extra = models_json_schema(
+                [(model, "validation") for model in (*search.BODY_MODELS, ProblemAnswer)],
+                ref_template="#/components/schemas/{model}",
+            )
+            document["components"]["schemas"].update(extra["$defs"])
+            # FastAPI describes its own 422; here every error is a problem.
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+        assert app.openapi_schema is not None  # noqa: S101 - set by generate()
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,1 @@
+"""Layers around the application, outermost first: request context, authentication, body limit, admission."""

@@ -1,0 +1,126 @@
+"""Settings of the service: a TOML file, below environment variables, below the command line.
+
+``LHIER_LIMITS__IMAGE_BYTES=5000000`` sets ``limits.image_bytes``; a key that is not listed here is an error.
+"""
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+ENV_PREFIX = "LHIER_"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AuthSettings(_Section):
+    """Who may ask. ``read_key`` is asked for on every ``/v1`` path; without one the server stays on loopback."""
+
+    read_key: SecretStr | None = Field(default=None, min_length=8)
+    allow_anonymous: bool = False
+
+
+class LimitSettings(_Section):
+    """What one request may bring, and how many may be under way. Bytes, pixels and seconds."""
+
+    body_bytes: PositiveInt = 32 * 2**20
+    image_bytes: PositiveInt = 20 * 2**20
+    image_pixels: PositiveInt = 50_000_000
+    image_min_side: PositiveInt = 3
+    in_flight: PositiveInt = 64
+    queued: Annotated[int, Field(ge=0)] = 256
+    deadline_s: PositiveFloat = 30.0
+
+
+class InferenceSettings(_Section):
+    """Where the encoder runs and how many photos it takes at once."""
+
+    device: str = "cpu"
+    max_batch: PositiveInt = 16
+    decode_threads: PositiveInt = min(4, os.cpu_count() or 1)
+
+
+class Settings(BaseSettings):
+    """Everything ``lhier serve`` can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, toml_file=None
+    )
+
+    checkpoint: Path
+    store: Path
+    collections: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    thumbnail_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
+    auth: AuthSettings = AuthSettings()
+    limits: LimitSettings = LimitSettings()
+    inference: InferenceSettings = InferenceSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Command line (the constructor's arguments) before environment before file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        if self.auth.read_key is None and not self.auth.allow_anonymous and not is_loopback(self.host):
+            raise ValueError(
+                f"refusing to listen on {self.host or 'every address'} without a key: set {ENV_PREFIX}AUTH__READ_KEY, "
+                f"or listen on 127.0.0.1, or set {ENV_PREFIX}AUTH__ALLOW_ANONYMOUS=1 to let anyone in"
+            )
+        return self
+
+
+def load_settings(config: Path | None = None, **command_line: Any) -> Settings:
+    """Settings from an optional TOML file, the environment and the command line, later ones winning.
+
+    Raises ``pydantic.ValidationError`` (a ``ValueError``) for unknown keys, wrong values and an open door
+    without a key, and ``FileNotFoundError`` for a missing ``config``.
+    """
+    if config is not None and not config.is_file():
+        raise FileNotFoundError(f"no settings file at {config}")
+
+    class FromFile(Settings):
+        model_config = SettingsConfigDict(toml_file=config)
+
+    return FromFile(**command_line)
+
+
+def unknown_variables() -> list[str]:
+    """Names of nested-looking environment variables with our prefix that no setting takes: typing errors."""
+    sections = {
+        name: set(field.annotation.model_fields)
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    unknown = []
+    for variable in sorted(os.environ):
+        if not variable.upper().startswith(ENV_PREFIX) or "__" not in variable:
+            continue
+        section = variable[len(ENV_PREFIX) :].lower().split("__")[0]
+        if section not in sections:
+            unknown.append(variable)
+    return unknown
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a server that listens on ``host`` can be reached from this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
