@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from hyperbolic.embedder import Embedder
     from training.data.split import Photo, RetrievalData
     from training.recipe import Recipe
 

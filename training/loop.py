@@ -38,6 +38,7 @@ from training.run_folder import (
     save_state,
     write_skipped,
 )
+from training.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +88,8 @@ def train(
     encoder = Encoder(recipe.model, weights=recipe.weights)
     if recipe.train.frozen_backbone:
         encoder.backbone.requires_grad_(False)
+    elif recipe.train.freeze_patch_embedding:
+        encoder.backbone.get_submodule("patch_embed").requires_grad_(False)
     skipped: dict[Path, str] = {}
     source = batches_of(
         recipe, data, encoder, cache=cache, device=str(fabric.device), skipped=skipped, progress=progress
@@ -101,8 +104,7 @@ def train(
         lr=recipe.optimiser.lr,
         curvature_order=recipe.optimiser.curvature_order,
     )
-    # Before a state is loaded: its groups carry the scheduled rate of the step it was saved at.
-    rates = [float(group["lr"]) for group in optimiser.param_groups]
+    schedule = Schedule(recipe, len(data.train), optimiser)
     start = load_state(run, model, optimiser) if resume else 0
     keep_metrics(run, start)
     wrapped, fabric_optimiser = fabric.setup(model, optimiser)
@@ -112,20 +114,18 @@ def train(
         encoder.backbone.eval()
     with (
         _stop_on_signal() as stopping,
-        tqdm(
-            total=recipe.train.steps, initial=start, unit="step", desc="train", disable=None if progress else True
-        ) as bar,
+        tqdm(total=schedule.steps, initial=start, unit="step", desc="train", disable=None if progress else True) as bar,
         (run / METRICS_FILE).open("a", encoding="utf-8") as log,
     ):
-        for step, (inputs, classes) in enumerate(source.batches(start, recipe.train.steps), start=start):
+        for step, (inputs, classes) in enumerate(source.batches(start, schedule.steps), start=start):
             torch.manual_seed(recipe.seed * 1_000_003 + step)
-            _set_rates(optimiser, rates, recipe, step)
+            schedule.apply(optimiser, step)
             loss, terms = wrapped(fabric.to_device(inputs), fabric.to_device(classes), recipe.train.frozen_backbone)
             if not math.isfinite(float(loss.detach())):
                 broken = [name for name, value in terms.items() if not math.isfinite(float(value))]
                 raise TrainingError(
-                    f"step {step}: the loss is {float(loss.detach())} ({', '.join(broken) or 'the sum of terms'}); the last "
-                    f"good state is kept in {run}: lower optimiser.lr, or train.precision = '32-true'"
+                    f"step {step}: the loss is {float(loss.detach())} ({', '.join(broken) or 'the sum of terms'}); "
+                    f"the last good state is kept in {run}: lower optimiser.lr or set train.precision = '32-true'"
                 )
             fabric_optimiser.zero_grad()
             fabric.backward(loss)
@@ -135,7 +135,7 @@ def train(
             fabric_optimiser.step()
             done = step + 1
             bar.update()
-            if done % recipe.train.log_every == 0 or done == recipe.train.steps:
+            if done % recipe.train.log_every == 0 or done == schedule.steps:
                 row = {
                     "step": done,
                     "loss": float(loss.detach()),
@@ -148,20 +148,20 @@ def train(
                 log.flush()
                 bar.set_postfix(loss=f"{row['loss']:.3f}")
                 if not progress:
-                    logger.info("step=%d of=%d loss=%.4f c=%.4f", done, recipe.train.steps, row["loss"], row["c"])
+                    logger.info("step=%d of=%d loss=%.4f c=%.4f", done, schedule.steps, row["loss"], row["c"])
             select = recipe.selection.rule == "best_on_test" and (
-                done % recipe.selection.every == 0 or done == recipe.train.steps
+                done % recipe.selection.every == 0 or done == schedule.steps
             )
             if select and evaluate is not None:
                 score = _score(encoder, evaluate)
                 if score > best:
                     best = score
                     save_checkpoint(run / "checkpoint", encoder, proxy_tensors(objective))
-            if done % recipe.train.save_every == 0 or done == recipe.train.steps or stopping():
+            if done % recipe.train.save_every == 0 or done == schedule.steps or stopping():
                 save_state(run, model, optimiser, done)
                 if recipe.selection.rule == "last":
                     save_checkpoint(run / "checkpoint", encoder, proxy_tensors(objective))
-            if stopping() and done < recipe.train.steps:
+            if stopping() and done < schedule.steps:
                 raise TrainingInterrupted(f"stopped after step {done}: continue with --resume")
     write_skipped(run, skipped)
     return encoder.eval()
@@ -201,18 +201,6 @@ def parameter_groups(model: TrainingModel, config: OptimiserConfig) -> list[dict
 def proxy_tensors(objective: Objective) -> dict[str, Tensor]:
     """What the losses learned beside the encoder, by name, for ``proxies.safetensors``."""
     return {name: value.detach() for name, value in objective.state_dict().items()}
-
-
-def _set_rates(optimiser: torch.optim.Optimizer, rates: list[float], recipe: Recipe, step: int) -> None:
-    config, train_config = recipe.optimiser, recipe.train
-    factor = 1.0
-    if config.schedule == "cosine":
-        factor = 0.5 * (1.0 + math.cos(math.pi * step / train_config.steps))
-    if step < config.warmup_steps:
-        factor *= (step + 1) / config.warmup_steps
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        frozen = str(group["name"]).startswith("backbone") and step < train_config.frozen_steps
-        group["lr"] = 0.0 if frozen else rate * factor
 
 
 def _score(encoder: Encoder, evaluate: Evaluate) -> float:

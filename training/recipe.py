@@ -5,7 +5,7 @@ TOML, because a typo must be an error (``extra="forbid"``) and ``1e-5`` must be 
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -19,6 +19,10 @@ class RecipeError(ValueError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Span = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^[1-9]\d* epochs?$")]
+"""A number of steps, or a text such as ``"50 epochs"``; an epoch draws as many photos as there are to train on."""
 
 
 class DataConfig(_Section):
@@ -37,13 +41,14 @@ class DataConfig(_Section):
 class TrainConfig(_Section):
     """Length and shape of the run."""
 
-    steps: int = Field(ge=1)
+    steps: Span
     classes_per_batch: int = Field(ge=2)
     images_per_class: int = Field(ge=2)
     frozen_backbone: bool = Field(description="true: train the neck on cached features of several views")
     views: int = Field(default=3, ge=1, description="frozen backbone: views per photo, the first is the centre crop")
     crop_scale_min: float = Field(default=0.4, gt=0, le=1, description="smallest area of a random crop")
-    frozen_steps: int = Field(default=0, ge=0, description="fine-tuning: first steps that leave the backbone alone")
+    frozen_steps: Span = Field(default=0, description="fine-tuning: first steps that leave the backbone alone")
+    freeze_patch_embedding: bool = Field(default=False, description="fine-tuning of a ViT: its first layer stays")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     workers: int = Field(default=2, ge=0, description="processes that decode photos (fine-tuning)")
     log_every: int = Field(default=20, ge=1)
@@ -63,7 +68,7 @@ class OptimiserConfig(_Section):
         default=0.0, ge=0, description="about 220x stronger at radius 8.3 than elsewhere"
     )
     clip_norm: float = Field(default=10.0, gt=0)
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: Span = 0
     schedule: Literal["constant", "cosine"] = "cosine"
     curvature_order: Literal["aware", "naive"] = Field(default="aware", description="naive only for the ablation")
 
@@ -127,6 +132,13 @@ class SelectionConfig(_Section):
     every: int = Field(default=200, ge=1, description="best_on_test: steps between evaluations")
 
 
+class PublishedConfig(_Section):
+    """What a paper reports for this recipe, to print beside what was measured. Figures are fractions."""
+
+    source: str
+    figures: dict[str, Annotated[float, Field(ge=0, le=1)]]
+
+
 class Recipe(_Section):
     """A training run, whole: read with :func:`load_recipe`, kept as ``recipe.toml`` in the run folder."""
 
@@ -140,14 +152,22 @@ class Recipe(_Section):
     optimiser: OptimiserConfig
     loss: LossConfig
     selection: SelectionConfig = SelectionConfig()
+    published: PublishedConfig | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.train.frozen_steps > self.train.steps:
-            raise ValueError("train.frozen_steps is larger than train.steps: the backbone would never train")
+        if self.train.steps == 0:
+            raise ValueError("train.steps is 0: nothing would be learned")
+        if self.train.freeze_patch_embedding and not self.model.backbone.startswith(("vit", "deit")):
+            raise ValueError(f"train.freeze_patch_embedding: {self.model.backbone} has no patch embedding")
         if self.loss.hierarchy is not None and self.model.geometry == "euclidean":
             raise ValueError("loss.hierarchy needs model.geometry 'lorentz' or 'poincare', not 'euclidean'")
         return self
+
+
+def in_steps(span: int | str, num_photos: int, batch_size: int) -> int:
+    """A span of a recipe in optimiser steps: an epoch is ceil(photos / batch) of them."""
+    return span if isinstance(span, int) else int(span.split()[0]) * -(-num_photos // batch_size)
 
 
 RECIPES = Path(__file__).parent / "recipes"

@@ -101,7 +101,13 @@ def test_load_data_without_root_says_what_to_give() -> None:
         load_data(DataConfig(kind="folder", root="/nowhere/at/all"))
 
 
-MANIFEST = "path,labels,split\na/1.jpg,x/y,train\na/2.jpg,x/y,train\nb/1.jpg,x/z,train\na/3.jpg,x/y,query\nb/9.jpg,x/z,validation\n"
+MANIFEST = """path,labels,split
+a/1.jpg,x/y,train
+a/2.jpg,x/y,train
+b/1.jpg,x/z,train
+a/3.jpg,x/y,query
+b/9.jpg,x/z,validation
+"""
 
 
 def test_csv_and_parquet_manifests_agree(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whole runs on a tiny backbone: what they leave behind, how they stop, and that they continue exactly."""
 
 import json
+import math
 import shutil
 import signal
 from pathlib import Path
@@ -13,14 +14,14 @@ from torch import Tensor, nn
 from hyperbolic.checkpoint import load_checkpoint, load_proxies
 from hyperbolic.embedder import Embedder
 from hyperbolic.models.lhier import Encoder
-from training import loop
 from training.data.split import DataError, load_data
 from training.evaluate import evaluate
 from training.features import FeatureCache
-from training.losses.objective import Objective
 from training.loop import TrainingInterrupted, TrainingModel, parameter_groups, train
+from training.losses.objective import Objective
 from training.recipe import Recipe, load_recipe
 from training.run_folder import TrainingError
+from training.schedule import Schedule
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
@@ -80,15 +81,15 @@ def same_end(a: Path, b: Path) -> None:
 
 def test_a_crashed_run_resumes_to_the_same_bits(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = start(tiny, tmp_path, "whole")
-    original = loop._set_rates
+    original = Schedule.apply
 
-    def crash(optimiser: torch.optim.Optimizer, rates: list[float], recipe: Recipe, step: int) -> None:
+    def crash(self: Schedule, optimiser: torch.optim.Optimizer, step: int) -> None:
         if step == 15:
             raise OSError("power cut")
-        original(optimiser, rates, recipe, step)
+        original(self, optimiser, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_set_rates", crash)
+        patch.setattr(Schedule, "apply", crash)
         with pytest.raises(OSError, match="power cut"):
             start(tiny, tmp_path, "cut")
     assert rows(tmp_path / "cut")[-1]["step"] == 15  # five more than the saved state knows
@@ -100,15 +101,15 @@ def test_a_signal_saves_and_stops_and_resume_continues(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
     whole = start(tiny, tmp_path, "whole")
-    original = loop._set_rates
+    original = Schedule.apply
 
-    def interrupt(optimiser: torch.optim.Optimizer, rates: list[float], recipe: Recipe, step: int) -> None:
+    def interrupt(self: Schedule, optimiser: torch.optim.Optimizer, step: int) -> None:
         if step == 6:
             signal.raise_signal(number)
-        original(optimiser, rates, recipe, step)
+        original(self, optimiser, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_set_rates", interrupt)
+        patch.setattr(Schedule, "apply", interrupt)
         with pytest.raises(TrainingInterrupted, match="stopped after step 7: continue with --resume"):
             start(tiny, tmp_path, "stopped")
     load_checkpoint(tmp_path / "stopped")
@@ -121,12 +122,27 @@ def test_fine_tuning_trains_the_backbone_after_its_frozen_steps(tiny: Recipe, tm
     initial = Encoder(recipe.model).backbone.state_dict()
     run = start(recipe, tmp_path)
     trained = load_checkpoint(run)[0].backbone.state_dict()
-    weights = [name for name in initial if name.endswith("conv_stem.weight") or name.endswith("conv_pw.weight")]
+    weights = [name for name in initial if name.endswith(("conv_stem.weight", "conv_pw.weight"))]
     assert weights
     assert any(not torch.equal(initial[name], trained[name]) for name in weights)
-    frozen = changed(recipe, train={"steps": 3})
-    still = load_checkpoint(start(frozen, tmp_path, "frozen"))[0].backbone.state_dict()
-    assert all(torch.equal(initial[name], still[name]) for name in weights)
+    with pytest.raises(ValueError, match="the backbone would never train"):
+        start(changed(recipe, train={"steps": 3}), tmp_path, "frozen")
+
+
+def test_spans_in_epochs_are_counted_in_photos(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = changed(
+        tiny,
+        train={"steps": "4 epochs", "frozen_steps": "1 epoch", "frozen_backbone": False},
+        optimiser={"warmup_steps": "2 epochs", "schedule": "constant"},
+    )
+    story = rows(start(recipe, tmp_path))
+    per_epoch = math.ceil(len(load_data(recipe.data, recipe.seed).train) / 12)
+    assert len(story) == 4 * per_epoch
+    rates = [row["lr"] / recipe.optimiser.lr for row in story]
+    assert rates[: 2 * per_epoch] == pytest.approx([(n + 1) / (2 * per_epoch) for n in range(2 * per_epoch)])
+    assert rates[2 * per_epoch :] == pytest.approx([1.0] * (2 * per_epoch))
+    state = torch.load(tmp_path / "run/training_state.pt", weights_only=True)
+    assert {g["name"] for g in state["optimiser"]["param_groups"]} >= {"backbone", "neck", "curvature"}
 
 
 def test_fine_tuning_with_a_worker_equals_without(tiny: Recipe, tmp_path: Path) -> None:
