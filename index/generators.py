@@ -21,6 +21,7 @@ Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 ROUNDING = 2.0**-24  # relative error of one float32 operation
+LARGEST = float(np.finfo(np.float32).max)
 LARGEST_INNER_PRODUCT_RADIUS = 30.0  # of a query, in units of sqrt K: beyond it float32 products may overflow
 
 
@@ -74,17 +75,33 @@ def _rows(flat: Any) -> Float32:
     return view
 
 
+def _inner_product_factor(embedding_dim: int) -> float:
+    return 2.0 * (embedding_dim + 4)
+
+
+def inner_product_radius(embedding_dim: int) -> float:
+    """The radius, in units of sqrt K, up to which generator A certifies most answers: 3.8 at d = 64, 3.4 at
+    d = 128.
+
+    There its allowance eps is 0.004 K, as much as K cosh(d / sqrt K) grows over the last candidates of a
+    dense cluster.
+    """
+    return 0.5 * math.log(4 * 0.004 / (_inner_product_factor(embedding_dim) * ROUNDING))
+
+
 class InnerProductRows:
-    """Generator A: Lorentzian inner products over rows (x_time, x_space), for radii up to 5-6 sqrt K.
+    """Generator A: Lorentzian inner products over rows (x_time, x_space), for radii up to 3-4 sqrt K.
 
     Score s = <q, x>_L = -K cosh(d / sqrt K), from the plain inner product with the query (-q_time,
     q_space). The float32 error of s for a row within d of the query is at most
 
-        eps = f u q_time sqrt K cosh((r + d) / sqrt K),    f = max(10, sqrt(d + 1)),
+        eps = f u q_time sqrt K cosh((r + d) / sqrt K),    f = 2 (d + 4),
 
-    since such a row has x_time <= sqrt K cosh((r + d) / sqrt K). f covers the rounding of the inputs and a
-    random walk of the d + 1 sums (5 standard deviations; measured in tests/index/test_generators.py, at
-    most 4). Memory: 4 (d + 1) n bytes; the exact space parts are read from the same rows.
+    since such a row has x_time <= sqrt K cosh((r + d) / sqrt K). f is the bound for any order of summation:
+    d + 1 roundings of terms whose absolute values sum to at most 2 q_time x_time, and those of the inputs.
+    A constant f of 10 is not enough: matrix products reach 21 at d = 128 and 39 at 1024
+    (tests/index/test_generators.py), as they add the terms one after the other. Memory: 4 (d + 1) n bytes;
+    the exact space parts are read from the same rows.
     """
 
     name = "inner_product"
@@ -92,7 +109,7 @@ class InnerProductRows:
     def __init__(self, embedding_dim: int, c: float, flat: Any = None) -> None:
         self.c = c
         self.flat = faiss().IndexFlatIP(embedding_dim + 1) if flat is None else flat
-        self._factor = max(10.0, math.sqrt(embedding_dim + 1))
+        self._factor = _inner_product_factor(embedding_dim)
 
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
@@ -129,9 +146,8 @@ class InnerProductRows:
     def within(self, query: Float64, distance: float, allowed: Bool | None) -> Int64:
         """Rows with s >= -(K cosh(d / sqrt K) + eps)."""
         threshold = float(self._threshold(query[None], np.array([distance]))[0])
-        largest = float(np.finfo(np.float32).max)
-        # One step down: float32(threshold) must not round upwards past it, and FAISS compares strictly.
-        bound = np.nextafter(np.float32(-min(threshold, largest)), np.float32(-np.inf))
+        # Downwards by more than the rounding of float32(threshold) could be upwards; FAISS compares strictly.
+        bound = np.float32(max(-threshold * (1 + 2 * ROUNDING), -LARGEST))
         _, _, positions = self.flat.range_search(self._flipped(query[None]), float(bound), params=_selector(allowed))
         return np.asarray(positions, dtype=np.int64)
 
@@ -219,7 +235,7 @@ class BallRows:
         # 1 - t^2, without cancelling; cosh of anything beyond 300 would overflow when squared.
         centre = self._ball(query[None]) / math.cosh(min(300.0, math.sqrt(self.c) * distance / 2)) ** 2 / denominator
         radius = w * t / denominator
-        bound = np.nextafter(np.float32((radius + self._error(radius)) ** 2), np.float32(np.inf))
+        bound = np.float32((radius + self._error(radius)) ** 2 * (1 + 2 * ROUNDING))
         _, _, positions = self.flat.range_search(centre.astype(np.float32), float(bound), params=_selector(allowed))
         return np.asarray(positions, dtype=np.int64)
 

@@ -14,14 +14,13 @@ from index.distances import Float64, distances, norms
 from index.errors import PointError, SnapshotError
 from index.faiss_library import faiss
 from index.files import new_folder, sha256, write_json
-from index.generators import BallRows, Bool, Generator, InnerProductRows, Int64
+from index.generators import BallRows, Bool, Float32, Generator, InnerProductRows, Int64, inner_product_radius
 from index.locks import ReadWriteLock
 from index.points import some, valid_ids, valid_points
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-INNER_PRODUCT_RADIUS = 5.5  # in units of 1/sqrt c: beyond it the certificates of inner products fail too often
 SWITCH_AFTER_QUERIES = 64
 SWITCH_AT_FAILURES = 0.1
 SCAN_ALL_BELOW = 2048  # so few allowed rows are compared in float64 at once
@@ -107,8 +106,7 @@ class LorentzIndex:
             live = self._positions(new_ids) >= 0
             if live.any():
                 raise PointError(f"ids {some(new_ids[live])} are in the index already: remove them first")
-            farthest = np.arcsinh(np.sqrt(self.c) * norms(points.astype(np.float64))).max()
-            if self._generator.name == "inner_product" and farthest > INNER_PRODUCT_RADIUS:
+            if self._generator.name == "inner_product" and self._too_far(points):
                 self._switch_to_ball()
             self._generator.add(points)
             self._set_ids(np.concatenate([self._ids, new_ids]))
@@ -320,6 +318,10 @@ class LorentzIndex:
             with self._lock.write():
                 if self._generator.name == "inner_product":
                     self._switch_to_ball()
+
+    def _too_far(self, points: Float32) -> bool:
+        farthest = np.arcsinh(np.sqrt(self.c) * norms(points.astype(np.float64))).max()
+        return bool(farthest > inner_product_radius(self.embedding_dim))
 
     def _switch_to_ball(self) -> None:
         logger.info(

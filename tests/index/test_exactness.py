@@ -59,7 +59,7 @@ def test_either_generator_is_exact_at_any_radius_and_curvature(
     brute_force: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("index.lorentz_index.INNER_PRODUCT_RADIUS", generator_radius)
+    monkeypatch.setattr("index.lorentz_index.inner_product_radius", lambda _: generator_radius)
     monkeypatch.setattr("index.lorentz_index.SWITCH_AFTER_QUERIES", 10**9)
     points = grow_tree(radius / np.sqrt(c), 200, count=4000, dim=32, c=c, scatter=0.2 / np.sqrt(c))
     ids = np.arange(len(points))
