@@ -132,6 +132,7 @@ def data() -> None:
     \b
     lhier data specimens creatures --species 96
     lhier data verify photos
+    lhier data verify cub CUB_200_2011
     """
 
 
@@ -169,53 +170,32 @@ def specimens(out: Path, species: int, images: int, seed: int, size: int, worker
 
 
 @data.command()
-@click.argument("root", type=RUN_FOLDER)
+@click.argument("where", nargs=-1, required=True, metavar="[NAME] DIR")
+@click.option("--decode", is_flag=True, help="With NAME: also decode every photo (without NAME always done).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def verify(root: Path, as_json: bool) -> None:
-    """Decode every photo below ROOT and count classes, before a long run does.
+def verify(where: tuple[str, ...], decode: bool, as_json: bool) -> None:
+    """Check photos before a long run does.
 
     \b
-    lhier data verify photos
+    lhier data verify photos                        a plain folder: decode every photo, count classes
+    lhier data verify cub CUB_200_2011              a published data set: files, photos, classes, split sizes
+    lhier data verify sop Stanford_Online_Products --decode
 
-    Exit status 1 where photos cannot be read.
+    NAME is cub, cars, sop or inshop. Exit status 1 where photos cannot be read or something is not as published.
     """
-    from collections import Counter
-    from concurrent.futures import ThreadPoolExecutor
+    from training.data.verify import OFFICIAL, verify_folder, verify_official
 
-    from tqdm import tqdm
-
-    from hyperbolic.images import ImageError, find_images, read_image
-
-    def fault(path: Path) -> tuple[str, str, str] | None:
-        try:
-            read_image(path)
-        except ImageError as error:
-            return str(path.relative_to(root)), error.code, str(error)
-        return None
-
-    try:
-        paths = find_images(root)
-    except FileNotFoundError as error:
-        raise click.ClickException(str(error)) from error
-    with ThreadPoolExecutor(max_workers=4) as pool:
-        results = tqdm(pool.map(fault, paths), total=len(paths), unit="photo", disable=None)
-        faults = [result for result in results if result is not None]
-    classes = Counter(path.parent.relative_to(root).as_posix() for path in paths)
-    single = sorted(name for name, count in classes.items() if count == 1)
+    name, root = (where[0] if len(where) > 1 else None), Path(where[-1])
+    if len(where) > 2 or (name is not None and name not in OFFICIAL):
+        raise click.UsageError(f"expected [NAME] DIR with NAME one of {', '.join(OFFICIAL)}, got {' '.join(where)}")
+    if name is None and root.name in OFFICIAL and not root.exists():
+        raise click.UsageError(f"expected the folder of {root}: lhier data verify {root} DIR")
+    if not root.is_dir():
+        raise click.ClickException(f"expected a folder of photos, found none at {root}")
+    check = verify_folder(root) if name is None else verify_official(name, root, decode)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "photos": len(paths),
-                    "classes": len(classes),
-                    "single_photo_classes": single,
-                    "faults": [dict(zip(("path", "code", "error"), f, strict=True)) for f in faults],
-                }
-            )
-        )
+        click.echo(json.dumps(check.as_json()))
     else:
-        click.echo(f"{len(paths)} photos in {len(classes)} label folders; {len(single)} folders hold one photo only")
-        for path, code, why in faults:
-            click.echo(f"unreadable: {path} [{code}] {why}")
-    if faults or not paths:
+        click.echo("\n".join(check.lines()))
+    if not check.good:
         raise click.exceptions.Exit(1)

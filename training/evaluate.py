@@ -11,7 +11,7 @@ from torch import Tensor
 from hyperbolic.embedder import Embedder
 from training.data.split import DataError, Photo, RetrievalData
 from training.features import FeatureCache
-from training.metrics import Ranking, cosine_ranking, label_indices, lorentz_ranking, retrieval_metrics
+from training.metrics import RECALL_AT, Ranking, cosine_ranking, label_indices, lorentz_ranking, retrieval_metrics
 
 Embed = Callable[[tuple[Photo, ...]], tuple[tuple[Photo, ...], Tensor]]
 
@@ -26,6 +26,7 @@ class Points:
     gallery_photos: tuple[Photo, ...]
     leave_one_out: bool
     skipped: tuple[Path, ...]
+    recall_at: tuple[int, ...] = RECALL_AT
 
 
 def embed_protocol(
@@ -71,7 +72,7 @@ def _assemble(data: RetrievalData, split: str, embed: Embed) -> Points:
         for p in (*queries, *(() if same else data.gallery))
         if p not in set(query_photos) and p not in set(gallery_photos)
     )
-    return Points(query, query_photos, gallery, gallery_photos, same, skipped)
+    return Points(query, query_photos, gallery, gallery_photos, same, skipped, data.recall_at)
 
 
 def measure(points: Points, ranking: Ranking) -> dict[str, float]:
@@ -79,7 +80,7 @@ def measure(points: Points, ranking: Ranking) -> dict[str, float]:
     labels = label_indices([p.labels for p in points.query_photos], [p.labels for p in points.gallery_photos])
     split = len(points.query_photos)
     return retrieval_metrics(
-        points.query, labels[:split], points.gallery, labels[split:], ranking, points.leave_one_out
+        points.query, labels[:split], points.gallery, labels[split:], ranking, points.leave_one_out, points.recall_at
     )
 
 

@@ -49,15 +49,16 @@ def retrieval_metrics(
     gallery_labels: Int[Tensor, "g levels"],
     distances: Ranking,
     leave_one_out: bool = False,
+    recall_at: Sequence[int] = RECALL_AT,
 ) -> dict[str, float]:
     """Fractions over the queries, each with its whole ranking of the gallery.
 
-    ``recall_at_k`` and ``map_at_r`` of the finest level, ``coarse_*`` one level up: MAP@R is the mean over the first R
-    places of precision where the place is right, R = gallery photos of the query's class (Musgrave et al., 2020);
-    queries with R = 0 do not count. ``lca_height``: levels from the class up to the lowest common ancestor with
-    the first neighbour, mean (0: same class). ``hierarchical_precision_at_10``: sum over the first ten of 1 - height /
-    levels, over the largest sum possible (Deng et al., 2010). ``leave_one_out``: query i is gallery photo i and is not
-    its own neighbour. Memory: a few chunks of 2^23 elements.
+    ``recall_at_k`` for the k of ``recall_at`` and ``map_at_r`` of the finest level, ``coarse_*`` one level up: MAP@R
+    is the mean over the first R places of precision where the place is right, R = gallery photos of the query's class
+    (Musgrave et al., 2020); queries with R = 0 do not count. ``lca_height``: levels from the class up to the lowest
+    common ancestor with the first neighbour, mean (0: same class). ``hierarchical_precision_at_10``: sum over the
+    first ten of 1 - height / levels, over the largest sum possible (Deng et al., 2010). ``leave_one_out``: query i is
+    gallery photo i and is not its own neighbour. Memory: a few chunks of 2^23 elements.
     """
     levels = query_labels.shape[1]
     depth = len(gallery) - leave_one_out
@@ -83,14 +84,14 @@ def retrieval_metrics(
             for matches in same:
                 matches[torch.arange(len(labels)), own] = False
         relevant = [matches.sum(1) for matches in same]
-        needed = min(depth, max(*RECALL_AT, PRECISION_AT, *(int(r.max()) for r in relevant[-2:])))
+        needed = min(depth, max(*recall_at, PRECISION_AT, *(int(r.max()) for r in relevant[-2:])))
         nearest = order_by.topk(needed, dim=1, largest=False).indices
         hits = [matches.gather(1, nearest) for matches in same]
         names = ("", "coarse_") if levels > 1 else ("",)
         for offset, prefix in enumerate(names, start=1):
             hit, number = hits[-offset], relevant[-offset]
             asked = number > 0
-            for k in RECALL_AT:
+            for k in recall_at:
                 add(f"{prefix}recall_at_{k}", hit[asked, :k].any(1))
             add(f"{prefix}map_at_r", _map_at_r(hit[asked], number[asked]))
         heights = levels - torch.stack(hits).sum(0)
@@ -100,7 +101,7 @@ def retrieval_metrics(
         possible = torch.stack([r.clamp_max(PRECISION_AT) for r in relevant]).double().sum(0) / levels
         add(f"hierarchical_precision_at_{PRECISION_AT}", gained[possible > 0] / possible[possible > 0])
     result = {name: sums[name] / counts[name] if counts[name] else float("nan") for name in sums}
-    result["queries"] = float(counts["recall_at_1"])
+    result["queries"] = float(counts["map_at_r"])
     return result
 
 

@@ -28,7 +28,7 @@ Span = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^[1-9]\d* ep
 class DataConfig(_Section):
     """Which photos, and what is trained on and asked for."""
 
-    kind: Literal["folder", "manifest", "grocery", "specimens"]
+    kind: Literal["folder", "manifest", "grocery", "specimens", "cub", "cars", "sop", "inshop"]
     root: str = Field(default="", description="folder of the photos; usually given by --set data.root=DIR")
     protocol: Literal["P1", "P1x", "P2"] = Field(default="P2", description="grocery only, see training/data/grocery.py")
     manifest: str = Field(default="", description="manifest only: CSV or Parquet file, relative to root")
@@ -158,7 +158,7 @@ class Recipe(_Section):
     def _fits_together(self) -> Self:
         if self.train.steps == 0:
             raise ValueError("train.steps is 0: nothing would be learned")
-        if self.train.freeze_patch_embedding and not self.model.backbone.startswith(("vit", "deit")):
+        if self.train.freeze_patch_embedding and not self.model.backbone.startswith(("vit", "deit", "test_vit")):
             raise ValueError(f"train.freeze_patch_embedding: {self.model.backbone} has no patch embedding")
         if self.loss.hierarchy is not None and self.model.geometry == "euclidean":
             raise ValueError("loss.hierarchy needs model.geometry 'lorentz' or 'poincare', not 'euclidean'")

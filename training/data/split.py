@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from training.metrics import RECALL_AT
 from training.recipe import DataConfig
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,10 @@ class Photo:
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """A data set's protocol. ``leave_one_out``: query and gallery are the same photos, each query's own is left out."""
+    """A data set's protocol. ``leave_one_out``: query and gallery are the same photos, each query's own is left out.
+
+    ``recall_at``: the k at which recall is reported.
+    """
 
     name: str
     train: tuple[Photo, ...]
@@ -35,11 +39,12 @@ class RetrievalData:
     leave_one_out: bool
     validation: tuple[Photo, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    recall_at: tuple[int, ...] = RECALL_AT
 
 
 def load_data(config: DataConfig, seed: int = 0) -> RetrievalData:
     """The data set that a recipe names. Raises :class:`DataError`; ``seed`` draws what is held out, where needed."""
-    from training.data import folder, grocery, manifest
+    from training.data import cars, cub, folder, grocery, inshop, manifest, sop
 
     if not config.root:
         raise DataError("the recipe names no photos: give --set data.root=DIR")
@@ -48,6 +53,9 @@ def load_data(config: DataConfig, seed: int = 0) -> RetrievalData:
         raise DataError(f"data.root: expected a folder of photos, found none at {root}")
     if config.kind == "grocery":
         return grocery.load_grocery(root, config.protocol)
+    official = {"cub": cub.load_cub, "cars": cars.load_cars, "sop": sop.load_sop, "inshop": inshop.load_inshop}
+    if config.kind in official:
+        return official[config.kind](root)
     if config.kind == "manifest":
         return manifest.load_manifest(root, config.manifest)
     return folder.load_folder(root, config.hold_out, config.hold_out_fraction, seed)
