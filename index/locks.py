@@ -1,28 +1,28 @@
 """A lock that many readers share and one writer holds alone."""
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 class ReadWriteLock:
-    """Searches share it, a write excludes them; a waiting writer goes before new readers, so that it is not
-    starved.
+    """Searches share it, a write excludes them. First come, first served: neither side can starve the other.
 
     Not re-entrant: a thread that holds it must not ask for it again.
     """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
+        self._queue: deque[object] = deque()
         self._readers = 0
-        self._writers_waiting = 0
         self._writing = False
 
     @contextmanager
     def read(self) -> Iterator[None]:
         """Hold the lock together with other readers."""
         with self._condition:
-            self._condition.wait_for(lambda: not self._writing and self._writers_waiting == 0)
+            self._wait(lambda: not self._writing)
             self._readers += 1
         try:
             yield
@@ -35,16 +35,21 @@ class ReadWriteLock:
     def write(self) -> Iterator[None]:
         """Hold the lock alone."""
         with self._condition:
-            self._writers_waiting += 1
-            try:
-                self._condition.wait_for(lambda: not self._writing and self._readers == 0)
-                self._writing = True
-            finally:
-                self._writers_waiting -= 1
-                self._condition.notify_all()
+            self._wait(lambda: not self._writing and not self._readers)
+            self._writing = True
         try:
             yield
         finally:
             with self._condition:
                 self._writing = False
                 self._condition.notify_all()
+
+    def _wait(self, free: Callable[[], bool]) -> None:
+        turn = object()
+        self._queue.append(turn)
+        try:
+            self._condition.wait_for(lambda: self._queue[0] is turn and free())
+        finally:
+            # Also when the wait was interrupted: the next in line must not wait for one who left.
+            self._queue.remove(turn)
+            self._condition.notify_all()

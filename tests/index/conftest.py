@@ -1,9 +1,14 @@
 """Tree-like sets and an exact search of their own, which share no code with the index."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+
+from hyperbolic.images import ImageError, read_image
+from index.catalogue import Item
 
 Array = np.ndarray
 
@@ -78,3 +83,79 @@ def grow_tree() -> Callable[..., Array]:
 @pytest.fixture(scope="session")
 def brute_force() -> Callable[..., Array]:
     return _brute_force
+
+
+class FakeEmbedder:
+    """Points from the mean colour of a photo: what the job and the commands need of an embedder, in no
+    time."""
+
+    model_hash = "fa4e00000001"
+    embedding_dim = 3
+    c = 0.8
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def embed(self, images: Sequence[Image.Image]) -> Array:
+        colours = np.array([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) for image in images])
+        return (colours.reshape(-1, 3) / 64 - 2).astype(np.float32)
+
+    def embed_files(
+        self, paths: Sequence[Path], on_error: Callable[[Path, ImageError], None] | None = None
+    ) -> tuple[list[Path], Array]:
+        kept, images = [], []
+        for path in paths:
+            self.seen.append(path.name)
+            try:
+                images.append(read_image(path))
+                kept.append(path)
+            except ImageError as error:
+                assert on_error is not None
+                on_error(path, error)
+        return kept, self.embed(images)
+
+
+@pytest.fixture
+def fake_embedder() -> FakeEmbedder:
+    return FakeEmbedder()
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twelve plain photos in nested folders, two that cannot be read, and one file that is none."""
+    root = tmp_path / "photos"
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        folder = root / ("fruit/apple" if number % 3 else "fruit/pear" if number % 2 else "tools")
+        folder.mkdir(parents=True, exist_ok=True)
+        colour = tuple(int(value) for value in rng.integers(0, 256, 3))
+        Image.new("RGB", (8, 8), colour).save(folder / f"{number:02d} é.png")
+    (root / "fruit" / "broken.jpg").write_bytes(b"\xff\xd8\xff not a photo")
+    (root / "empty.png").touch()
+    (root / "notes.txt").write_text("no photo")
+    return root
+
+
+@pytest.fixture
+def items() -> list[Item]:
+    rng = np.random.default_rng(0)
+    return [
+        Item(f"item-{n}", rng.normal(size=4).astype(np.float32), ("a", f"b{n % 3}"), {"n": n}, f"a/{n}.jpg")
+        for n in range(20)
+    ]
+
+
+@pytest.fixture
+def damage() -> Callable[[Path, str], None]:
+    return _damage
+
+
+def _damage(path: Path, how: str) -> None:
+    """Flip one byte in the middle, cut the end off, empty the file, or remove it."""
+    data = bytearray(path.read_bytes())
+    if how == "removed":
+        path.unlink()
+        return
+    if how == "flipped":
+        data[len(data) // 2] ^= 0x10
+    path.write_bytes({"flipped": data, "truncated": data[: len(data) // 2], "emptied": b""}[how])
