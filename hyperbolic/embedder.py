@@ -20,6 +20,9 @@ from hyperbolic.models.lhier import Encoder
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+# EfficientNet's widest maps of 8 photos at 224 px pass 32 MB, from where on malloc returns each one to the kernel
+# and pays for its pages anew: half the time went there (batch 32: 14-22, batch 4: 56-71 photos/s on two busy cores).
+CPU_SLICE = 4
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
@@ -134,6 +137,8 @@ class Embedder:
 
     def _features(self, images: Tensor) -> Tensor:
         images = images.to(self.device, memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            return torch.cat([self.encoder.features(part) for part in images.split(CPU_SLICE)])
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             features: Tensor = self.encoder.features(images)
         return features

@@ -43,7 +43,7 @@ NUM_CHECKS = 5
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0: any free port.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 def demo(photos: Path | None, out: Path, check: bool, host: str, port: int, seed: int) -> None:
-    """Draw creatures, train on them, index and serve them: the whole trip on one machine in about three minutes.
+    """Draw creatures, train on them, index and serve them: the whole trip on one machine, in minutes.
 
     \b
     lhier demo                  then open http://127.0.0.1:8000/
@@ -56,6 +56,7 @@ def demo(photos: Path | None, out: Path, check: bool, host: str, port: int, seed
     from hyperbolic.images import ImageError
     from hyperbolic.models.backbone import WeightsError
     from index.errors import FaissMissingError, StoreError
+    from service.server import PortInUseError
     from training.data.split import DataError
     from training.run_folder import TrainingError
 
@@ -74,7 +75,7 @@ def demo(photos: Path | None, out: Path, check: bool, host: str, port: int, seed
                 time.sleep(3600)
     except KeyboardInterrupt:
         click.echo("\nended")
-    except (DataError, TrainingError, WeightsError, ImageError, StoreError, FaissMissingError) as error:
+    except (DataError, TrainingError, WeightsError, ImageError, StoreError, FaissMissingError, PortInUseError) as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -201,10 +202,9 @@ def _index(data: "RetrievalData", queries: Sequence["Photo"], root: Path, out: P
 def _served(trip: _Trip, host: str, port: int) -> Iterator[str]:
     """The service of ``lhier serve`` on a thread of its own; yields its address."""
     from service.server import running_server
-    from service.settings import Settings
+    from service.settings import load_settings
 
-    settings = Settings(checkpoint=trip.checkpoint, store=trip.store, host=host, port=port)
-    with running_server(settings) as address:
+    with running_server(load_settings(checkpoint=trip.checkpoint, store=trip.store, host=host, port=port)) as address:
         yield address
 
 
