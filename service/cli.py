@@ -58,6 +58,8 @@ def serve(
         format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S%z",
     )
+    for chatty in ("faiss.loader", "uvicorn.error"):
+        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
     for variable in unknown_variables():
         logging.getLogger(__name__).warning("event=unknown_setting variable=%s action=ignored", variable)
 

@@ -6,16 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import ValidationError
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from service.multipart import Part, image_bytes_problem, read_form
 from service.problems import Problem, invalid_fields
 from service.schemas import FormSearchOptions, SearchOptions, SearchRequest
 
-# A multipart search has four fields; a few more are read so that the answer can name the unknown one.
-MAX_FIELDS = 16
-MAX_FIELD_BYTES = 4096
 HOW_TO = "send JSON, or a photo as multipart: curl -F file=@photo.jpg -F limit=5"
 
 
@@ -55,36 +51,22 @@ def _from_json(body: bytes, max_image_bytes: int) -> Asked:
 
 
 async def _from_form(request: Request, max_image_bytes: int) -> Asked:
+    parts = await read_form(request.headers["content-type"], request.stream(), max_image_bytes)
+    photos = [part for part in parts if part.name == "file"]
+    if len(photos) != 1 or not photos[0].is_file:
+        raise Problem(422, "invalid_request", f"expected one photo in the field 'file', got {_got(parts)}: {HOW_TO}")
+    fields: dict[str, list[str]] = {}
+    for part in parts:
+        if part is not photos[0]:
+            fields.setdefault(part.name, []).append(part.text)
     try:
-        form = await request.form(max_files=2, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
-    except HTTPException as error:
-        raise Problem(400, "malformed_multipart", f"the multipart body cannot be read: {error.detail}") from error
-    try:
-        files = form.getlist("file")
-        if len(files) != 1 or not isinstance(files[0], UploadFile):
-            raise Problem(422, "invalid_request", f"expected exactly one photo in the field 'file', got {_got(form)}")
-        options = _form_options(form)
-        if files[0].size is not None and files[0].size > max_image_bytes:
-            raise _image_bytes_problem(max_image_bytes)
-        photo = await files[0].read()
-    finally:
-        await form.close()
-    return Asked(options, photo=lambda: _sized(photo, max_image_bytes))
-
-
-def _form_options(form: FormData) -> FormSearchOptions:
-    fields: dict[str, object] = {}
-    for name in form:
-        if name == "file":
-            continue
-        values = form.getlist(name)
-        fields[name] = values if name == "include" or len(values) > 1 else values[0]
-    if any(isinstance(value, UploadFile) for _, value in form.multi_items() if value is not form.get("file")):
-        raise Problem(422, "invalid_request", f"expected the photo in the field 'file' and no other file: {HOW_TO}")
-    try:
-        return FormSearchOptions.model_validate(fields)
+        # A field given twice stays a list, which only `include` may be.
+        options = FormSearchOptions.model_validate(
+            {name: values if name == "include" or len(values) > 1 else values[0] for name, values in fields.items()}
+        )
     except ValidationError as error:
         raise invalid_fields(error.errors(include_url=False, include_input=False), "body") from error
+    return Asked(options, photo=lambda: bytes(photos[0].data))
 
 
 def decode_data_url(text: str) -> bytes:
@@ -102,16 +84,12 @@ def decode_data_url(text: str) -> bytes:
 
 def _sized(data: bytes, max_bytes: int) -> bytes:
     if len(data) > max_bytes:
-        raise _image_bytes_problem(max_bytes)
+        raise image_bytes_problem(max_bytes)
     return data
 
 
-def _image_bytes_problem(max_bytes: int) -> Problem:
-    return Problem(413, "image_too_large", f"the photo is over {max_bytes:,} bytes: scale it down or compress it")
-
-
-def _got(form: FormData) -> str:
-    files = form.getlist("file")
-    if not files:
-        return f"none (fields: {', '.join(sorted(set(form))[:8]) or 'none'})"
-    return f"{len(files)}" if len(files) > 1 else "a text field without a file name"
+def _got(parts: list[Part]) -> str:
+    photos = [part for part in parts if part.name == "file"]
+    if not photos:
+        return f"none (fields: {', '.join(sorted({part.name for part in parts}))[:200] or 'none'})"
+    return str(len(photos)) if len(photos) > 1 else "a text field without a file name"

@@ -19,10 +19,19 @@ function typeOf(schema) {
 function notes(schema, required) {
   const limits = [schema.description];
   if (schema.default !== undefined && schema.default !== null) limits.push(`Default ${JSON.stringify(schema.default)}.`);
-  if (schema.minimum !== undefined || schema.maximum !== undefined) limits.push(`${schema.minimum ?? ""}…${schema.maximum ?? ""}`);
+  if (schema.minimum !== undefined || schema.maximum !== undefined) limits.push(range(schema));
   if (required) limits.push("Required.");
   return limits.filter(Boolean).join(" ");
 }
+
+function range({ minimum, maximum }) {
+  if (maximum === undefined) return `At least ${minimum}.`;
+  return minimum === undefined ? `At most ${maximum}.` : `From ${minimum} to ${maximum}.`;
+}
+
+/** Text in which ``code`` is marked as in the docstrings it comes from. */
+const prose = (text) =>
+  make("p", {}, ...text.split("``").map((part, i) => (i % 2 ? make("code", { textContent: part }) : part)));
 
 function table(caption, rows) {
   const body = make("table", {}, make("caption", { textContent: caption }));
@@ -57,7 +66,7 @@ for (const tag of ["search", "items", ...byTag.keys()]) {
   main.append(make("h2", { textContent: tag[0].toUpperCase() + tag.slice(1) }));
   for (const { path, verb, operation } of entries) {
     const title = make("h3", {}, make("span", { className: "verb", textContent: verb.toUpperCase() }), make("code", { textContent: path }));
-    const section = make("section", { className: "operation" }, title, make("p", { textContent: operation.description ?? operation.summary }));
+    const section = make("section", { className: "operation" }, title, prose(operation.description ?? operation.summary));
     const parameters = operation.parameters ?? [];
     if (parameters.length) {
       section.append(table("Parameters", parameters.map((one) => [one.name, { description: one.description, ...one.schema }, one.required])));

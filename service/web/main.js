@@ -73,6 +73,7 @@ async function showResults(here, key, signal) {
     throw new api.ProblemError(410, "photo_gone", "Photos stay in the tab they were given in: drop it once more.");
   }
   show("results");
+  $("found").hidden = false;
   $("limit").value = here.limit;
   const collection = currentCollection();
   const title = local ? local.file.name || "Your photo" : shortName(here.item);
@@ -99,7 +100,7 @@ async function showResults(here, key, signal) {
   remember(key, { answer: [answer, stored], scroll: before?.scroll ?? 0 });
   if (stored?.path.length) $("query-title").textContent = pathText(stored.path);
   $("query-facts").textContent =
-    `${stored ? `${shortName(here.item)} · ` : ""}${answer.query.radius.toFixed(2)} from the centre of the space`;
+    `${stored ? `${shortName(here.item)} · ` : ""}radius ${answer.query.radius.toFixed(2)}`;
   showConsensus($("consensus"), answer.hits);
   showHits($("hits"), answer.hits, collection, hrefOf);
   const { length } = answer.hits;
@@ -127,9 +128,8 @@ async function route() {
   } catch (error) {
     if (error.name === "AbortError" || signal.aborted) return;
     if (!$("results").hidden) {
-      $("hits").replaceChildren();
       $("hits").setAttribute("aria-busy", "false");
-      $("consensus").hidden = true;
+      $("found").hidden = true;
       announce("");
     }
     showProblem(error, retriable(error) ? () => { shown = null; route(); } : null);

@@ -50,7 +50,8 @@ export function showSamples(list, items, collection, hrefOf) {
 }
 
 export function showHits(list, hits, collection, hrefOf) {
-  const farthest = Math.max(...hits.map((hit) => hit.distance), Number.MIN_VALUE);
+  const nearest = hits[0]?.distance ?? 0;
+  const span = (hits.at(-1)?.distance ?? 0) - nearest || 1;
   list.classList.remove("waiting");
   list.setAttribute("aria-busy", "false");
   if (!hits.length) {
@@ -59,14 +60,14 @@ export function showHits(list, hits, collection, hrefOf) {
   }
   list.replaceChildren(
     ...hits.map((hit) => {
-      const bar = make("i");
-      bar.style.setProperty("--part", `${Math.max(2, (100 * hit.distance) / farthest)}%`);
+      const bar = make("span", { className: "bar" }, make("i"));
+      bar.style.setProperty("--part", `${(100 * (hit.distance - nearest)) / span}%`);
       const leaf = hit.path.at(-1) ?? shortName(hit.id);
       const crumbs = make("span", { className: "crumbs" }, make("b", { textContent: leaf }));
       if (hit.path.length > 1) crumbs.append(pathText(hit.path.slice(0, -1)));
       const measure = make(
-        "span", { className: "measure", title: "Geodesic distance; the bar compares it with the farthest shown" },
-        make("span", { textContent: hit.distance.toFixed(3) }), make("span", { className: "bar" }, bar),
+        "span", { className: "measure", title: "Geodesic distance; the dot stands between the nearest and the farthest shown" },
+        make("span", { textContent: hit.distance.toFixed(3) }), bar,
       );
       const label = `${hit.path.length ? pathText(hit.path) : leaf}, distance ${hit.distance.toFixed(3)}`;
       return tile(hrefOf(hit.id), collection, hit.id, label, make("span", { className: "caption" }, crumbs, measure));
@@ -84,7 +85,7 @@ export function showWaiting(list, count) {
   );
 }
 
-/** Follow the most frequent label down the tree: how far do the neighbours agree? */
+/** Follow the most frequent label down the tree: what are most neighbours, and most of those? */
 export function consensus(hits) {
   const levels = [];
   let agreeing = hits;
@@ -102,9 +103,8 @@ export function consensus(hits) {
 export function showConsensus(element, hits) {
   const levels = consensus(hits);
   element.hidden = levels.length === 0;
-  element.replaceChildren("Neighbours agree on");
-  levels.forEach(({ label, count }, depth) => {
-    if (depth) element.append(make("span", { textContent: "›", ariaHidden: "true" }));
+  element.replaceChildren("Most often");
+  levels.forEach(({ label, count }) => {
     const level = make("span", { className: "level" }, label, make("small", { textContent: `${count} of ${hits.length}` }));
     level.style.setProperty("--part", `${(100 * count) / hits.length}%`);
     element.append(level);
@@ -129,7 +129,7 @@ export function showQuery({ kind, title, source, isLocal }) {
 
 export function showProblem(error, retry) {
   const box = $("problem");
-  const text = make("p", {}, make("strong", { textContent: headline(error) }), ` ${error.message}`);
+  const text = make("p", {}, make("strong", { textContent: headline(error) }), ` ${error.message[0].toUpperCase()}${error.message.slice(1)}`);
   if (error.requestId && error.status >= 500) text.append(` (request ${error.requestId})`);
   box.replaceChildren(text);
   if (retry) {
@@ -150,7 +150,7 @@ function headline({ status, code }) {
 
 export function showFooter({ version, model_hash, backbone, embedding_dim, c }, collection) {
   const count = collection.count.toLocaleString("en");
-  $("start-count").textContent = collection.count ? `${count} ${collection.count === 1 ? "photo" : "photos"}` : "the collection";
+  $("start-count").textContent = collection.count > 1 ? `among ${count} photos` : "in the collection";
   $("footer").replaceChildren(
     make("span", { textContent: `${count} photos in “${collection.name}”` }),
     make("span", {}, "Model ", make("code", { textContent: model_hash }), ` · ${backbone}`),
