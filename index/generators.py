@@ -225,8 +225,7 @@ class BallRows:
 
     def certified(self, queries: Float64, kth_distance: Float64, last_score: Float64) -> Bool:
         """D_m > w t / (1 - |b_q| t) + error."""
-        t, w, denominator = self._ball_of(queries, kth_distance)
-        farthest = w * t * (1 + np.sqrt(1 - w) * t) / denominator
+        farthest = self._farthest(queries, kth_distance)
         return np.asarray(last_score > farthest + self._error(farthest), dtype=np.bool_)
 
     def within(self, query: Float64, distance: float, allowed: Bool | None) -> Int64:
@@ -242,6 +241,11 @@ class BallRows:
     def _ball(self, space: Float64) -> Float64:
         root = math.sqrt(self.c)
         return np.asarray(root * space / (1 + np.sqrt(1 + np.square(root * norms(space))))[..., None])
+
+    def _farthest(self, queries: Float64, distance: Float64) -> Float64:
+        t, w, denominator = self._ball_of(queries, distance)
+        # (1 - |b_q|^2 t^2) / (1 + |b_q| t) is 1 - |b_q| t, without cancelling.
+        return np.asarray(w * t * (1 + np.sqrt(1 - w) * t) / denominator)
 
     def _ball_of(self, queries: Float64, distance: Float64) -> tuple[Float64, Float64, Float64]:
         half = np.minimum(300.0, math.sqrt(self.c) * distance / 2)

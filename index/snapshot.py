@@ -93,7 +93,7 @@ def read_generation(path: Path, catalogue: Catalogue) -> Generation:
         for name, expected in manifest["files"].items():
             if (found := sha256(path / name)) != expected:
                 raise SnapshotError(f"{path / name} is damaged: expected sha256 {expected[:12]}, found {found[:12]}")
-        index = LorentzIndex.load(path / "index")
+        index = LorentzIndex.load(path / "index", hashes_verified=True)
         if (len(index), index.embedding_dim, index.c) != (manifest["count"], catalogue.embedding_dim, catalogue.c):
             raise SnapshotError(f"{path} holds {len(index)} points, its manifest announces {manifest['count']}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

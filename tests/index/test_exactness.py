@@ -128,17 +128,19 @@ def test_range_search_misses_nothing_and_adds_nothing(
     assert lims[-1] == len(found)
 
 
-def test_ties_come_in_the_order_of_their_ids() -> None:
+@pytest.mark.parametrize("copies", [6, 200], ids=["among the candidates", "more than the scan proposes"])
+@pytest.mark.parametrize("scale", [1.0, 1000.0], ids=["inner_product", "ball"])
+def test_ties_come_in_the_order_of_their_ids(copies: int, scale: float) -> None:
     rng = np.random.default_rng(0)
-    place, others = rng.normal(size=(1, 16)), rng.normal(size=(300, 16))
-    # More copies of one point than the scan proposes: only the range scan sees them all.
-    points = np.concatenate([np.repeat(place, 200, axis=0), others])
-    ids = rng.permutation(500)
+    place, others = rng.normal(size=(1, 16)) * scale, rng.normal(size=(300, 16)) * scale
+    points = np.concatenate([np.repeat(place, copies, axis=0), others]).astype(np.float32)
+    ids = rng.permutation(len(points))
     index = LorentzIndex.build(points, ids, 1.0)
-    distances, found, exact = index.search(place, 7)
+    distances, found, exact = index.search(points[:1], 5)
     assert exact
-    assert (distances == distances[0, 0]).all()
-    assert found[0].tolist() == sorted(ids[:200].tolist())[:7]
+    assert (distances == 0).all()
+    assert found[0].tolist() == sorted(ids[:copies].tolist())[:5]
+    assert index.range_search(points[:1], 0.0)[2].tolist() == sorted(ids[:copies].tolist())
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-20, 1e6, 1e18, 3e38])

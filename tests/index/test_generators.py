@@ -82,8 +82,7 @@ def test_the_hyperbolic_ball_is_the_euclidean_ball_that_is_scanned(c: float, rad
     rim = np.concatenate([along[:, None], rim[:, 1:]], axis=1) / root
     np.testing.assert_allclose(distances(query, rim[None], c)[0], reach / root, rtol=1e-6)
     generator = BallRows(3, c)
-    t, w, denominator = generator._ball_of(query, np.array([reach / root]))
-    farthest = w * t * (1 + np.sqrt(1 - w) * t) / denominator
+    farthest = generator._farthest(query, np.array([reach / root]))
     gaps = norms(generator._ball(rim) - generator._ball(query))
     assert gaps.max() <= farthest[0] * (1 + 1e-9)
     assert gaps.max() >= farthest[0] * (1 - 1e-9)
