@@ -87,7 +87,10 @@ class OfficialCheck:
 
     def lines(self) -> list[str]:
         """The findings as text, at most ten missing files by name."""
-        lines = [self.problem] if self.problem else []
+        published_on = f"{self.title} is published on {self.page}"
+        if self.problem:  # no list could be read: it says which, and where to get it or what is wrong in it
+            return [self.problem] if self.missing else [self.problem, published_on]
+        lines = []
         for name, (published, found) in self.counts.items():
             verdict = "as published" if published == found else f"published: {published:,}"
             lines.append(f"{name:<16} {found:>9,}  {verdict}")
@@ -97,7 +100,7 @@ class OfficialCheck:
         lines += _fault_lines(self.faults)
         if self.good:
             return [*lines, f"{self.title} is whole" + ("" if self.decoded else "; --decode also reads every photo")]
-        return [*lines, f"{self.title} is published on {self.page}"]
+        return [*lines, published_on]
 
 
 def verify_folder(root: Path) -> FolderCheck:
