@@ -81,8 +81,16 @@ class ProxyAnchorConfig(_Section):
     margin: float = Field(default=0.1, ge=0)
 
 
+class LibraryConfig(_Section):
+    """A metric loss of pytorch-metric-learning, to compare with."""
+
+    name: Literal["multi_similarity", "soft_triple", "normalised_softmax", "proxy_nca", "cross_batch_memory"]
+    weight: float = Field(default=1.0, ge=0)
+    memory_size: int = Field(default=1024, ge=1, description="cross_batch_memory: embeddings kept from past batches")
+
+
 class PairwiseConfig(_Section):
-    """Pairwise cross-entropy on geodesic distance (SC)."""
+    """Pairwise cross-entropy on geodesic distance: SC on the hyperboloid, Hyp (Ermolov et al., 2022) on the ball."""
 
     weight: float = Field(ge=0)
     temperature: float = Field(default=0.2, gt=0)
@@ -113,15 +121,20 @@ class PathConfig(_Section):
 class LossConfig(_Section):
     """Sum of the terms that are given."""
 
+    distance: Literal["angle", "geodesic"] = Field(default="angle", description="of proxy_anchor and library")
+    geodesic_scale: float = Field(default=3.0, gt=0, description="distance = 'geodesic': similarity is 1 - d/scale")
     proxy_anchor: ProxyAnchorConfig | None = None
+    library: LibraryConfig | None = None
     pairwise: PairwiseConfig | None = None
     hierarchy: HierarchyConfig | None = None
     path: PathConfig | None = None
 
     @model_validator(mode="after")
     def _some_metric_term(self) -> Self:
-        if self.proxy_anchor is None and self.pairwise is None:
-            raise ValueError("expected [loss.proxy_anchor] or [loss.pairwise] (or both): nothing would be learned")
+        if self.proxy_anchor is None and self.pairwise is None and self.library is None:
+            raise ValueError(
+                "expected [loss.proxy_anchor], [loss.pairwise] or [loss.library]: nothing would be learned"
+            )
         return self
 
 

@@ -16,10 +16,11 @@ from training.losses.hierarchy import (
     hierarchical_triplet_loss,
     related_pairs,
 )
+from training.losses.library import GeodesicSimilarity
 from training.losses.objective import Objective
 from training.losses.pairwise import pairwise_cross_entropy
 from training.losses.path import LabelPathLoss
-from training.recipe import HierarchyConfig, LossConfig, PairwiseConfig, PathConfig, ProxyAnchorConfig
+from training.recipe import HierarchyConfig, LibraryConfig, LossConfig, PairwiseConfig, PathConfig, ProxyAnchorConfig
 
 LORENTZ = ModelConfig(backbone="unused", embedding_dim=8, x_time_max=math.cosh(3.0))
 POINCARE = ModelConfig(backbone="unused", embedding_dim=8, geometry="poincare", curvature=0.1)
@@ -246,3 +247,43 @@ def test_proxy_anchor_sees_directions_only() -> None:
     classes = torch.arange(4)
     near, far = (objective(points(4, radius=r), classes, torch.tensor(1.0))[0].detach() for r in (0.5, 3.0))
     assert float(near) == pytest.approx(float(far), rel=1e-5)
+
+
+LIBRARY = ["multi_similarity", "soft_triple", "normalised_softmax", "proxy_nca", "cross_batch_memory"]
+
+
+@pytest.mark.parametrize("distance", ["angle", "geodesic"])
+@pytest.mark.parametrize("name", LIBRARY)
+def test_library_losses_train_on_both_distances(name: str, distance: str) -> None:
+    torch.manual_seed(0)
+    config = LossConfig(distance=distance, library=LibraryConfig(name=name))
+    objective = Objective(config, LORENTZ, Curvature(1.0), PATHS)
+    z = torch.nn.Parameter(torch.randn(16, 8) * 0.5)
+    classes = torch.arange(16) % 4
+    optimiser = torch.optim.Adam([z, *objective.parameters()], lr=0.05)
+    values, spread = [], []
+    same = (classes[:, None] == classes) & ~torch.eye(16, dtype=torch.bool)
+    for _ in range(60):
+        space = lorentz.expmap0(3.0 * F.normalize(z, dim=-1), 1.0)[:, 1:]
+        loss, _ = objective(space, classes, torch.tensor(1.0))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        values.append(float(loss.detach()))
+        distances = lorentz.pairwise_distance(space.detach(), space.detach(), 1.0)
+        spread.append(float(distances[same].mean() / distances[classes[:, None] != classes].mean()))
+    assert all(math.isfinite(value) for value in values)
+    # Cross-batch memory fills while it trains, so its sum grows: judged by what it leaves.
+    if name != "cross_batch_memory":
+        assert values[-1] < values[0]
+    # Within a class against between classes. SoftTriple lets a class have several centres.
+    assert spread[-1] < (0.98 if name == "soft_triple" else 0.8) * spread[0]
+
+
+def test_geodesic_similarity_runs_from_one_to_minus_one_on_its_shell() -> None:
+    direction = F.normalize(torch.randn(1, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    ends = lorentz.expmap0(torch.cat([direction, direction, -direction]) * 3.0, 1.0)[:, 1:]
+    similarity = GeodesicSimilarity(3.0)
+    found = similarity(ends, ends)
+    assert torch.allclose(found[0], torch.tensor([1.0, 1.0, -1.0]), atol=1e-5)
+    assert torch.allclose(similarity.pairwise_distance(ends, ends), torch.ones(3), atol=1e-6)

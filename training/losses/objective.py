@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from pytorch_metric_learning.losses import ProxyAnchorLoss
 from torch import Tensor, nn
 
 from hyperbolic import lorentz
 from hyperbolic.curvature import Curvature
 from hyperbolic.models.config import ModelConfig
 from training.losses.hierarchy import HierarchicalProxyLoss
+from training.losses.library import GeodesicSimilarity, build_library_loss
 from training.losses.pairwise import pairwise_cross_entropy
 from training.losses.path import LabelPathLoss
 from training.recipe import LossConfig
@@ -20,8 +20,9 @@ from training.recipe import LossConfig
 class Objective(nn.Module):
     """Space parts and classes -> the loss, and each term's value for the log.
 
-    Proxy Anchor sees the angle only (the direction of the space part); SC, LHIER and the label path see geodesic
-    distance. Geometry is computed in float32 whatever the surrounding autocast.
+    Proxy Anchor and the library's losses see the angle (the direction of the space part) or, by the recipe, geodesic
+    distance, which SC, LHIER and the label path always see. Geometry is
+    computed in float32 whatever the surrounding autocast.
     """
 
     def __init__(
@@ -30,10 +31,11 @@ class Objective(nn.Module):
         super().__init__()
         self.config = config
         dim = model.embedding_dim
+        self.similarity = GeodesicSimilarity(config.geodesic_scale) if config.distance == "geodesic" else None
         if config.proxy_anchor is not None:
-            self.proxy_anchor = ProxyAnchorLoss(
-                len(label_paths), dim, margin=config.proxy_anchor.margin, alpha=config.proxy_anchor.alpha
-            )
+            self.proxy_anchor = build_library_loss(config.proxy_anchor, len(label_paths), dim, self.similarity)
+        if config.library is not None:
+            self.library = build_library_loss(config.library, len(label_paths), dim, self.similarity)
         if config.hierarchy is not None:
             self.hierarchy = HierarchicalProxyLoss(model, curvature, config.hierarchy)
         # A label path of one level has no ancestors: nothing to pull together.
@@ -50,9 +52,15 @@ class Objective(nn.Module):
         total = space.new_zeros(())
         with torch.autocast(space.device.type, enabled=False):
             space = space.float()
+            seen = F.normalize(space, dim=-1)
+            if self.similarity is not None:
+                seen, self.similarity.c = space, c
             if config.proxy_anchor is not None:
-                terms["proxy_anchor"] = self.proxy_anchor(F.normalize(space, dim=-1), classes)
+                terms["proxy_anchor"] = self.proxy_anchor(seen, classes)
                 total = total + config.proxy_anchor.weight * terms["proxy_anchor"]
+            if config.library is not None:
+                terms["library"] = self.library(seen, classes)
+                total = total + config.library.weight * terms["library"]
             if config.pairwise is not None:
                 distances = lorentz.pairwise_distance(space, space, c)
                 terms["pairwise"] = pairwise_cross_entropy(distances, classes, config.pairwise.temperature)
