@@ -25,14 +25,14 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def _plain_errors(*more: type[Exception]) -> Iterator[None]:
     """Failures that are expected become one line and exit code 1."""
-    from hyperbolic.checkpoint import CheckpointError
     from index.errors import FaissMissingError, PointError, StoreError
 
+    expected: tuple[type[Exception], ...] = (StoreError, PointError, FaissMissingError, OSError, *more)
     try:
         yield
-    except (StoreError, PointError, FaissMissingError, CheckpointError, OSError) as error:
+    except expected as error:
         raise click.ClickException(str(error)) from error
 
 
@@ -86,10 +86,11 @@ def embed(
     lhier embed runs/a photos --out points
     lhier embed runs/a grocery --list grocery/test.txt --out points
     """
+    from hyperbolic.checkpoint import CheckpointError
     from hyperbolic.embedder import Embedder
     from index.embed import embed_photos, read_list
 
-    with _plain_errors():
+    with _plain_errors(CheckpointError):
         photos = read_list(list_file, images) if list_file else None
         embedder = Embedder.load(checkpoint, device=device, batch_size=batch_size)
         try:
@@ -270,6 +271,7 @@ def search(store: Path, image: Path, checkpoint: Path | None, name: str, limit: 
     lhier search store photo.jpg
     lhier search store photo.jpg --limit 3 --json
     """
+    from hyperbolic.checkpoint import CheckpointError
     from hyperbolic.embedder import Embedder
     from hyperbolic.images import ImageError, read_image
     from index.collection import Collection
@@ -278,7 +280,7 @@ def search(store: Path, image: Path, checkpoint: Path | None, name: str, limit: 
         photo = read_image(image)
     except ImageError as error:
         raise click.ClickException(f"{image}: {error}") from error
-    with _plain_errors(), Collection.open(store, name) as collection:
+    with _plain_errors(CheckpointError), Collection.open(store, name) as collection:
         folder = checkpoint or collection.checkpoint
         if folder is None:
             raise click.UsageError("the collection does not say which checkpoint made it: give --checkpoint")

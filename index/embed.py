@@ -8,17 +8,19 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from hyperbolic.images import ImageError, find_images
 from index.embeddings import FAILURES, FORMAT_VERSION, MANIFEST, Manifest, Part, read_manifest, write_part
 from index.errors import EmbeddingsError
 from index.files import sha256, sync, write_json
 from index.points import valid_points
+
+if TYPE_CHECKING:
+    from hyperbolic.images import ImageError
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class PhotoEmbedder(Protocol):
     c: float
 
     def embed_files(
-        self, paths: Sequence[Path], on_error: Callable[[Path, ImageError], None] | None = None
+        self, paths: Sequence[Path], on_error: "Callable[[Path, ImageError], None] | None" = None
     ) -> tuple[list[Path], npt.NDArray[np.float32]]:
         """Readable photos and their points; the others go to `on_error`."""
 
@@ -69,6 +71,8 @@ def embed_photos(
     (:class:`EmbeddingsError`). `progress` is called with (photos done, photos in all).
     """
     if photos is None:
+        from hyperbolic.images import find_images  # imports torch, which building an index does without
+
         photos = [path.relative_to(root).as_posix() for path in find_images(root)]
     if not photos:
         raise EmbeddingsError(f"{root} holds no photos: expected .jpg, .png, .webp, ... files in it or below it")
