@@ -138,7 +138,7 @@ class Embedder:
     def _features(self, images: Tensor) -> Tensor:
         images = images.to(self.device, memory_format=torch.channels_last)
         if self.device.type == "cpu":
-            return torch.cat([self.encoder.features(part) for part in images.split(CPU_SLICE)])
+            return torch.cat([self.encoder.features(part) for part in torch.split(images, CPU_SLICE)])
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             features: Tensor = self.encoder.features(images)
         return features

@@ -117,3 +117,25 @@ def test_same_leaf_name_under_different_parents_is_a_different_class() -> None:
     labels = label_indices([("a", "x"), ("b", "x"), ("a", "x")])
     assert labels[0].tolist() == labels[2].tolist()
     assert labels[0, 1] != labels[1, 1]
+
+
+def test_both_ways_to_map_at_r_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few relatives are read off the nearest, many are selected from packed keys."""
+    space, paths = sample(200, 6)
+    labels = label_indices(paths)
+    ranking = lorentz_ranking(1.0)
+    selected = retrieval_metrics(space, labels, space, labels, ranking, leave_one_out=True)
+    read = retrieval_metrics(space, labels, space, labels, ranking, leave_one_out=True, recall_at=(1, 150))
+    for name in ("map_at_r", "coarse_map_at_r", "recall_at_1"):
+        assert read[name] == pytest.approx(selected[name], abs=1e-12)
+    assert 0.1 < read["map_at_r"] < 0.99
+
+
+def test_ranking_by_inner_product_is_the_order_of_distances_far_out() -> None:
+    z = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(1)), dim=-1) * 8.2
+    z[20:] = z[:20] + 1e-2 * torch.randn(20, 8, generator=torch.Generator().manual_seed(2))
+    space = lorentz.expmap0(z, 1.0)[:, 1:]
+    found = lorentz_ranking(1.0)(space)(space).argsort(1)
+    lifted = lorentz.lift(space.double(), 1.0)
+    expected = lorentz.distance(lifted[:, None], lifted[None], 1.0).argsort(1)
+    assert torch.equal(found[:, 1:], expected[:, 1:])
