@@ -177,7 +177,7 @@ async function searchFrom(file) {
     return;
   }
   if (file.type && !file.type.startsWith("image/")) {
-    showProblem(new api.ProblemError(415, "unsupported_format", `${file.name} is not an image.`));
+    showProblem(new api.ProblemError(415, "unsupported_format", `The file ${file.name} is not an image.`));
     return;
   }
   const most = service.limits.image_bytes;

@@ -82,8 +82,8 @@ def test_probes_page_and_documents_stay_open(locked: str) -> None:
 @pytest.mark.parametrize(
     "host",
     [
-        "0.0.0.0",
-        "::",  # noqa: S104
+        "0.0.0.0",  # noqa: S104
+        "::",
         "192.168.1.5",
         "example.org",
         "",
