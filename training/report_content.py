@@ -165,7 +165,7 @@ def learned_nodes(run: Path, recipe: Recipe, embedder: Embedder) -> Nodes:
         label_paths = [tuple(path) for path in json.loads((run / CLASSES_FILE).read_text(encoding="utf-8"))]
         objective = Objective(recipe.loss, embedder.config, embedder.encoder.curvature, label_paths)
         objective.load_state_dict({name: value.to(embedder.device) for name, value in state.items()})
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise ReportError(f"{run}: the learned proxies do not fit the recipe and {CLASSES_FILE}: {error}") from error
     parts, ancestors, edges = [empty.space], [], []
     with torch.no_grad():
