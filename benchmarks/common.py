@@ -132,7 +132,6 @@ def write_result(
     with path.open("x", encoding="utf-8") as file:
         json.dump(content, file, indent=1, allow_nan=False)
         file.write("\n")
-    print(f"wrote {path}")
     return path
 
 
