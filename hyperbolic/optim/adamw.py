@@ -10,7 +10,8 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from hyperbolic.curvature import LorentzParameter
-from hyperbolic.optim.curvature_step import CurvatureAwareOptimizer, CurvatureOrder, Geometry, Group, decayed
+from hyperbolic.optim.curvature_step import CurvatureAwareOptimizer, CurvatureOrder, Group
+from hyperbolic.optim.walk import Walk
 
 
 class RiemannianAdamW(CurvatureAwareOptimizer):
@@ -76,7 +77,7 @@ class RiemannianAdamW(CurvatureAwareOptimizer):
             maximize=False,
         )
 
-    def update_lorentz(self, group: Group, parameter: LorentzParameter, geometry: Geometry, c: Tensor) -> None:
+    def update_lorentz(self, group: Group, parameter: LorentzParameter, walk: Walk) -> None:
         """Update one Lorentz parameter as the class says."""
         state = self.state[parameter]
         if not state:
@@ -88,13 +89,9 @@ class RiemannianAdamW(CurvatureAwareOptimizer):
         state["step"] += 1
         step = float(state["step"])
         beta1, beta2 = group["betas"]
-        x = parameter.detach().double()
-        gradient = geometry.gradient(x, parameter.grad.double(), c)
-        moment = state["exp_avg"].double() * beta1 + gradient * (1 - beta1)
-        square = state["exp_avg_sq"].double() * beta2 + geometry.norm(x, gradient, c).square() * (1 - beta2)
-        x, moment = decayed(x, moment, group["lr"] * group["weight_decay"], geometry, c)
-        scale = (square / (1 - beta2**step)).sqrt() + group["eps"]
-        end = geometry.expmap(x, moment / (1 - beta1**step) / scale * -group["lr"], c)
-        state["exp_avg"].copy_(geometry.transport(x, end, moment, c))
+        norm = walk.gather(parameter.grad, state["exp_avg"], beta1, 1 - beta1)
+        square = state["exp_avg_sq"].double() * beta2 + norm.square() * (1 - beta2)
         state["exp_avg_sq"].copy_(square)
-        parameter.copy_(end)
+        walk.decay(group["lr"] * group["weight_decay"])
+        scale = (square / (1 - beta2**step)).sqrt() + group["eps"]
+        walk.follow(-group["lr"] / (1 - beta1**step) / scale, state["exp_avg"])

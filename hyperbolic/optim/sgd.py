@@ -9,7 +9,8 @@ from torch.optim.optimizer import ParamsT
 from torch.optim.sgd import sgd
 
 from hyperbolic.curvature import LorentzParameter
-from hyperbolic.optim.curvature_step import CurvatureAwareOptimizer, CurvatureOrder, Geometry, Group, decayed
+from hyperbolic.optim.curvature_step import CurvatureAwareOptimizer, CurvatureOrder, Group
+from hyperbolic.optim.walk import Walk
 
 
 class RiemannianSGD(CurvatureAwareOptimizer):
@@ -59,18 +60,12 @@ class RiemannianSGD(CurvatureAwareOptimizer):
             for parameter, buffer in zip(parameters, buffers, strict=True):
                 self.state[parameter]["momentum_buffer"] = buffer
 
-    def update_lorentz(self, group: Group, parameter: LorentzParameter, geometry: Geometry, c: Tensor) -> None:
+    def update_lorentz(self, group: Group, parameter: LorentzParameter, walk: Walk) -> None:
         """Update one Lorentz parameter as the class says."""
         if parameter.grad is None:
             return
-        x = parameter.detach().double()
-        moment = geometry.gradient(x, parameter.grad.double(), c)
         state = self.state[parameter]
-        if "momentum_buffer" in state:
-            moment = moment + state["momentum_buffer"].double() * group["momentum"]
-        x, moment = decayed(x, moment, group["lr"] * group["weight_decay"], geometry, c)
-        end = geometry.expmap(x, moment * -group["lr"], c)
-        if group["momentum"] != 0:
-            buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter))
-            buffer.copy_(geometry.transport(x, end, moment, c))
-        parameter.copy_(end)
+        walk.gather(parameter.grad, state.get("momentum_buffer"), group["momentum"], 1.0)
+        walk.decay(group["lr"] * group["weight_decay"])
+        buffer = state.setdefault("momentum_buffer", torch.zeros_like(parameter)) if group["momentum"] != 0 else None
+        walk.follow(-group["lr"], buffer)
