@@ -30,7 +30,7 @@ from training.features import FeatureCache
 from training.losses.objective import Objective
 from training.recipe import Recipe, load_recipe
 from training.report_analysis import Rankings, rank_queries, spread_sample
-from training.report_layout import DiskLayout, disk_layout
+from training.report_layout import DiskLayout, PlaneLayout, disk_layout, plane_layout
 from training.run_folder import CLASSES_FILE, METRICS_FILE, RECIPE_FILE, SKIPPED_FILE
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class Disk:
     rows: list[int]
     nodes: Nodes
     layout: DiskLayout
+    plane: PlaneLayout
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,13 @@ def gather(run: Path, *, overrides: tuple[str, ...], num_queries: int, cache: Pa
     rows = spread_sample([photo.labels for photo in points.gallery_photos], DISK_ITEMS)
     proxies = len(nodes.space) - len(nodes.ancestors)
     shown = Nodes(nodes.space[: len(nodes.ancestors) + min(proxies, DISK_PROXIES)], nodes.ancestors, nodes.edges)
-    disk = Disk(rows, shown, disk_layout(points.gallery[rows], shown.space, embedder.c))
+    items = points.gallery[rows]
+    disk = Disk(
+        rows,
+        shown,
+        disk_layout(items, shown.space, embedder.c),
+        plane_layout(items, shown.space, embedder.c),
+    )
     needed = [points.query_photos[row].path for row in worst]
     needed += [points.gallery_photos[int(row)].path for q in worst for row in rankings.nearest[q]]
     needed += _confusion_photos(points, rankings)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from html import escape
 
+from torch import Tensor
+
 from training.report_analysis import coarse_level
 from training.report_charts import disk_chart, number
 from training.report_content import Disk, Report
@@ -21,9 +23,6 @@ def disk_section(report: Report) -> str:
     # The golden angle, in the order around the disk: classes drawn side by side never look alike.
     groups = {name: place for place, name in enumerate(sorted(around, key=lambda name: (around[name], name)))}
     hues = "".join(f".k{k}{{--h:{(25 + 137.508 * k) % 360:.0f}}}" for k in groups.values())
-    positions = [(float(x), float(y)) for x, y in disk.layout.items]
-    nodes = [(float(x), float(y)) for x, y in disk.layout.nodes]
-    top_level = sum(len(name) == 1 for name in disk.nodes.ancestors)
     root_c = math.sqrt(report.c)
     all_radii = [value for values in report.radii.values() for value in values]
     step = _round_step(max(all_radii) / 3)
@@ -31,17 +30,9 @@ def disk_section(report: Report) -> str:
         (math.tanh(disk.layout.scale * root_c * r / 2), number(r))
         for r in (step * k for k in range(1, int(max(all_radii) / step) + 1))
     ]
-    chart = disk_chart(
-        [(x, y, groups[path[:level]], "/".join(path)) for (x, y), path in zip(positions, labels, strict=True)],
-        [
-            (x, y, "/".join(name), len(name) == 1 and top_level <= 12)
-            for (x, y), name in zip(nodes, disk.nodes.ancestors, strict=False)
-        ],
-        nodes[len(disk.nodes.ancestors) :],
-        [geodesic_arc(nodes[child], nodes[parent]) for child, parent in disk.nodes.edges]
-        + [geodesic_arc((0.0, 0.0), nodes[row]) for row, name in enumerate(disk.nodes.ancestors) if len(name) == 1],
-        circles,
-    )
+    numbers = [groups[path[:level]] for path in labels]
+    chart = _chart(disk, labels, numbers, disk.layout.items, disk.layout.nodes, circles)
+    plane = _chart(disk, labels, numbers, disk.plane.items, disk.plane.nodes, None)
     radius = [math.asinh(root_c * float(report.points.gallery[row].double().norm())) / root_c for row in disk.rows]
     shown = [
         [report.thumbnails.get(photos[row].path, ""), " / ".join(photos[row].labels), f"{r:.3f}"]
@@ -51,7 +42,7 @@ def disk_section(report: Report) -> str:
     return (
         f'<p class="soft">{len(disk.rows)} of {len(photos)} gallery photos, evenly over the classes (dots), '
         f"{len(disk.nodes.ancestors)} label-path ancestors (diamonds, joined by geodesics) and "
-        f"{len(nodes) - len(disk.nodes.ancestors)} hierarchical proxies (rings). The distance from the centre is "
+        f"{len(disk.nodes.space) - len(disk.nodes.ancestors)} hierarchical proxies (rings). Distance from the centre is "
         f"the geodesic distance from the origin; circles mark it.{scaled} The angle is a layout: the leaf order "
         f"of an average-linkage tree of geodesic distances, so what lies side by side was near in "
         f"{report.recipe.model.embedding_dim} dimensions ({disk.layout.kept:.0%} of the ten nearest stay so); "
@@ -59,7 +50,35 @@ def disk_section(report: Report) -> str:
         f'<style>{hues}</style><div class="split"><div>{chart}</div><div>'
         '<div class="look" aria-live="polite"><span class="soft">Touch a dot to see its photo; press a class to single '
         f"it out.</span></div>{_legend(labels, groups, level)}</div></div>"
+        f'<h3>The same points in the tangent plane of their centroid</h3><p class="soft small">Principal components of '
+        f"logmap at the Lorentz centroid, mapped back onto the disk: the two directions hold {disk.plane.share:.0%} of "
+        f"the variance. The centre is the centroid, not the origin.</p>"
+        f'<div style="max-width:560px">{plane}</div>'
         f'<script type="application/json" id="disk-data">{_script_json(shown)}</script>'
+    )
+
+
+def _chart(
+    disk: Disk,
+    labels: Sequence[tuple[str, ...]],
+    numbers: Sequence[int],
+    items: Tensor,
+    nodes: Tensor,
+    circles: Sequence[tuple[float, str]] | None,
+) -> str:
+    """One disk; ``circles`` only where the centre is the origin, and then the label tree's geodesics too."""
+    ancestors = disk.nodes.ancestors
+    few = sum(len(name) == 1 for name in ancestors) <= 12
+    places = [(float(x), float(y)) for x, y in nodes]
+    arcs = [geodesic_arc(places[child], places[parent]) for child, parent in disk.nodes.edges]
+    if circles is not None:
+        arcs += [geodesic_arc((0.0, 0.0), places[row]) for row, name in enumerate(ancestors) if len(name) == 1]
+    return disk_chart(
+        [(float(x), float(y), k, "/".join(path)) for (x, y), k, path in zip(items, numbers, labels, strict=True)],
+        [(x, y, "/".join(name), few and len(name) == 1) for (x, y), name in zip(places, ancestors, strict=False)],
+        places[len(ancestors) :],
+        arcs,
+        circles or [],
     )
 
 

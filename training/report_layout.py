@@ -1,8 +1,10 @@
-"""Points of many dimensions on the Poincare disk: the radius is kept, the angle is an order that a tree gives.
+"""Points of many dimensions on the Poincare disk, in two ways.
 
-Two dimensions cannot keep 128; what they can keep exactly is each point's distance from the origin, which is what
-depth means here. Which points are drawn side by side follows the leaves of an average-linkage tree over geodesic
+`disk_layout`: two dimensions cannot keep 128; what they can keep exactly is each point's distance from the origin,
+which is what depth means here. Which points are drawn side by side follows the leaves of an average-linkage tree over geodesic
 distances (scipy, optimal leaf order, Bar-Joseph et al. 2001), and neighbours far apart get a wider gap.
+
+`plane_layout`: principal components in the tangent space at the centroid.
 """
 
 from dataclasses import dataclass
@@ -57,6 +59,35 @@ def disk_layout(items: Float[Tensor, "n d"], nodes: Float[Tensor, "m d"], c: flo
     node_angle = _node_angles(lorentz.pairwise_distance(nodes, items, c), angle)
     placed_nodes = on_disk[len(items) :, None] * torch.stack([node_angle.cos(), node_angle.sin()], dim=1)
     return DiskLayout(placed, placed_nodes, scale, _kept(distances, placed))
+
+
+@dataclass(frozen=True)
+class PlaneLayout:
+    """Positions in the unit disk by the two main directions of the tangent space at the items' centroid."""
+
+    items: Float[Tensor, "n 2"]
+    nodes: Float[Tensor, "m 2"]
+    share: float
+    """Share of the tangent vectors' variance that the two directions hold."""
+
+
+def plane_layout(items: Float[Tensor, "n d"], nodes: Float[Tensor, "m d"], c: float) -> PlaneLayout:
+    """Principal components of logmap at the items' Lorentz centroid, mapped back onto the disk by expmap.
+
+    The centre of the disk is the centroid, not the origin. A linear view, so distances shrink by what the other
+    directions hold; what it separates is far apart indeed. Where it would reach beyond OUTERMOST it is scaled down.
+    """
+    x = lorentz.lift(torch.cat([items, nodes]).double(), c)
+    centre = lorentz.centroid(x[: len(items)], torch.ones(len(items), dtype=torch.float64), c)
+    there = lorentz.origin(items.shape[1], c, like=x)
+    tangent = lorentz.transport(centre, there, lorentz.logmap(centre, x, c), c)[:, 1:]
+    _, sizes, directions = torch.linalg.svd(tangent[: len(items)], full_matrices=False)
+    flat = c**0.5 * tangent @ directions[:2].T
+    length = flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    scale = min(1.0, 2 * float(np.arctanh(OUTERMOST)) / float(length.max()))
+    placed = torch.tanh(scale * length / 2) * flat / length
+    variance = sizes.square()
+    return PlaneLayout(placed[: len(items)], placed[len(items) :], float(variance[:2].sum() / variance.sum()))
 
 
 def geodesic_arc(a: tuple[float, float], b: tuple[float, float], steps: int = 12) -> list[tuple[float, float]]:

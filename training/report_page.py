@@ -227,11 +227,13 @@ def _confusion(report: Report) -> str:
         rows.append(
             f'<tr><td><div class="pair">{_image(report, query)}→{_image(report, found)}</div></td>'
             f"<td>{escape(' / '.join(pair.wanted))}<br>→ {_labels(pair.found, shared)}</td>"
-            f'<td class="n">{pair.count} of {pair.asked}</td><td class="n">{pair.count / pair.asked:.0%}</td></tr>'
+            f'<td class="n">{pair.count} of {pair.asked}</td>'
+            f'<td class="n optional">{pair.count / pair.asked:.0%}</td></tr>'
         )
     table = (
         '<div class="wide"><table><thead><tr><th>example</th><th>class → taken for</th>'
-        f'<th class="n">queries</th><th class="n">share</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        '<th class="n">queries</th><th class="n optional">share</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
         if rows
         else "<p>Every first neighbour is of the right class.</p>"
     )

@@ -49,7 +49,7 @@ svg .ring{fill:none;stroke:var(--faint);stroke-dasharray:3 4;stroke-width:1}
 .proxy{fill:none;stroke:var(--soft);stroke-width:1;opacity:.55}.node{fill:var(--ink);stroke:var(--card);stroke-width:2}
 .dot{fill:oklch(var(--dot-l) var(--dot-c) var(--h));stroke:var(--card);stroke-width:.8;cursor:pointer}
 .picked .dot:not(.on){opacity:.1}.dot.here{stroke:var(--ink);stroke-width:3}
-.legend{max-height:420px;overflow-y:auto;font-size:13px}
+.legend{max-height:640px;overflow-y:auto;font-size:13px}
 .legend h4{margin:8px 0 2px;font-size:12px;color:var(--soft);font-weight:600}
 .legend button{display:inline-flex;align-items:center;gap:5px;border:1px solid transparent;background:none;
 color:inherit;font:inherit;padding:3px 7px 3px 4px;border-radius:99px;cursor:pointer}
@@ -76,7 +76,7 @@ img{border-radius:6px;display:block;background:var(--empty)}
 main,header>div{padding-left:12px;padding-right:12px}section{padding:14px}
 th,td{padding-right:9px}td code{font-size:12px}td{overflow-wrap:anywhere}td.n{white-space:nowrap}
 .query{grid-template-columns:minmax(0,1fr)}.query>div:first-child{display:flex;gap:12px}
-.query>div:first-child img{width:84px;height:84px;flex:none}.optional{display:none}}
+.query>div:first-child img{width:84px;height:84px;flex:none}.optional{display:none}.disk .name{font-size:36px}.pair img{width:38px;height:38px}}
 @media print{nav{display:none}section{break-inside:avoid-page}}
 """
 
@@ -96,28 +96,30 @@ for (const svg of document.querySelectorAll('.plot')) {
     svg.addEventListener('pointerleave', rest);
   }
 }
-const disk = document.querySelector('.disk'), look = document.querySelector('.look');
-if (disk) {
+const disks = document.querySelectorAll('.disk'), look = document.querySelector('.look');
+if (disks.length) {
   const shown = JSON.parse(document.getElementById('disk-data').textContent);
-  const show = dot => {
-    const [image, path, radius] = shown[dot.dataset.row];
-    disk.querySelector('.here')?.classList.remove('here');
-    dot.classList.add('here');
+  const each = (selector, change) => disks.forEach(disk => disk.querySelectorAll(selector).forEach(change));
+  const show = event => {
+    if (!event.target.matches('.dot')) return;
+    const row = event.target.dataset.row, [image, path, radius] = shown[row];
+    each('.here', dot => dot.classList.remove('here'));
+    each('.dot[data-row="' + row + '"]', dot => dot.classList.add('here'));
     look.replaceChildren();
     if (image) { const img = new Image(); img.src = image; img.alt = ''; look.append(img); }
     const text = document.createElement('div');
     text.append(path, document.createElement('br'), 'radius ' + radius);
     look.append(text);
   };
-  disk.addEventListener('pointerover', event => event.target.matches('.dot') && show(event.target));
-  disk.addEventListener('click', event => event.target.matches('.dot') && show(event.target));
-  for (const button of document.querySelectorAll('.legend button')) button.addEventListener('click', () => {
+  for (const disk of disks) { disk.addEventListener('pointerover', show); disk.addEventListener('click', show); }
+  const buttons = document.querySelectorAll('.legend button');
+  for (const button of buttons) button.addEventListener('click', () => {
     const on = button.getAttribute('aria-pressed') !== 'true';
-    for (const other of document.querySelectorAll('.legend button')) other.setAttribute('aria-pressed', 'false');
-    for (const dot of disk.querySelectorAll('.on')) dot.classList.remove('on');
+    for (const other of buttons) other.setAttribute('aria-pressed', 'false');
+    each('.on', dot => dot.classList.remove('on'));
     button.setAttribute('aria-pressed', on);
-    disk.classList.toggle('picked', on);
-    if (on) for (const dot of disk.querySelectorAll('.k' + button.dataset.group)) dot.classList.add('on');
+    for (const disk of disks) disk.classList.toggle('picked', on);
+    if (on) each('.k' + button.dataset.group, dot => dot.classList.add('on'));
   });
 }
 """

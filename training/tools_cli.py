@@ -77,6 +77,8 @@ def export(checkpoint: Path, kind: Literal["onnx", "openvino"], out: Path, as_js
     1e-3 (geodesic) nothing is written. Needs pip install 'lhier[export]'.
     """
     _configure_logging()
+    for talkative in ("onnx_ir", "onnxscript", "torch.onnx"):  # they log every rewritten node at INFO
+        logging.getLogger(talkative).setLevel(logging.WARNING)
     from hyperbolic.checkpoint import CheckpointError
     from training.export import FILES, ExportError, export_checkpoint
 

@@ -20,7 +20,7 @@ from training.loop import train
 from training.recipe import Recipe, load_recipe, parse_recipe
 from training.report_analysis import confusion_matrix, most_confused, rank_queries, spread_sample
 from training.report_charts import line_chart, ticks
-from training.report_layout import disk_layout, geodesic_arc
+from training.report_layout import disk_layout, geodesic_arc, plane_layout
 from training.tools_cli import report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -245,6 +245,18 @@ def test_disk_draws_clusters_together() -> None:
     assert label[nearest].tolist() == list(range(6))
 
 
+def test_plane_keeps_distances_of_points_in_a_plane() -> None:
+    # Points of a hyperbolic plane through their centroid lose nothing: logmap there keeps the radii and angles.
+    generator = torch.Generator().manual_seed(0)
+    turn = torch.linalg.qr(torch.randn(9, 9, generator=generator).double())[0]
+    half = torch.randn(40, 2, generator=generator).double()
+    z = torch.cat([half, -half]) @ turn[:2]  # symmetric: the centroid is the origin
+    layout = plane_layout(lorentz.expmap0(z, 0.6)[:, 1:], lorentz.expmap0(0.5 * z[:3], 0.6)[:, 1:], 0.6)
+    assert layout.share == pytest.approx(1.0)
+    wanted = torch.tanh(0.6**0.5 * torch.cat([z, 0.5 * z[:3]]).norm(dim=1) / 2)
+    assert torch.cat([layout.items, layout.nodes]).norm(dim=1).numpy() == pytest.approx(wanted.numpy(), abs=1e-9)
+
+
 def test_arc_is_the_geodesic() -> None:
     a, b = (0.3, -0.2), (-0.55, 0.6)
     arc = geodesic_arc(a, b, steps=9)
@@ -260,10 +272,10 @@ def test_arc_is_the_geodesic() -> None:
 
 
 def test_proxies_and_ancestors_are_on_the_page(made: tuple[Path, Recipe, Path], page: Page) -> None:
-    assert len(page.all("circle", class_="proxy")) == 16
+    assert len(page.all("circle", class_="proxy")) == 2 * 16  # on both disks
     shown = {text for _, text in page.all("rect", class_="node")}
     assert shown == {"warm", "cold", "warm/red", "warm/sun", "cold/sea", "cold/leaf"}
-    assert len(page.all("circle", class_="dot")) == len(json.loads(page.all("script", id="disk-data")[0][1]))
+    assert len(page.all("circle", class_="dot")) == 2 * len(json.loads(page.all("script", id="disk-data")[0][1]))
     radii = next(text for _, text in page.all("section", id="radii"))
     # R = 3: ancestors at 0.35 R and 0.6 R of it, as recipe and loss say.
     assert "ancestors, level 1" in radii
