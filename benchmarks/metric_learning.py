@@ -1,4 +1,4 @@
-"""All losses in one harness: Grocery photos, frozen EfficientNet-Lite0, several embedding dimensions, seeds and protocols.
+"""All losses in one harness: Grocery photos, frozen EfficientNet-Lite0, by dimension, seed and protocol.
 
     python -m benchmarks.metric_learning GROCERY --out benchmarks/results [--methods a,b] [--dims 128,32,8] [--seeds 3]
 

@@ -3,6 +3,7 @@
 TOML, because a typo must be an error (``extra="forbid"``) and ``1e-5`` must be a number.
 """
 
+import difflib
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +24,9 @@ class _Section(BaseModel):
 
 Span = Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^[1-9]\d* epochs?$")]
 """A number of steps, or a text such as ``"50 epochs"``; an epoch draws as many photos as there are to train on."""
+
+Interval = Annotated[int, Field(ge=1)] | Annotated[str, Field(pattern=r"^[1-9]\d* epochs?$")]
+"""A span that is not empty: how often something happens."""
 
 
 class DataConfig(_Section):
@@ -49,10 +53,24 @@ class TrainConfig(_Section):
     crop_scale_min: float = Field(default=0.4, gt=0, le=1, description="smallest area of a random crop")
     frozen_steps: Span = Field(default=0, description="fine-tuning: first steps that leave the backbone alone")
     freeze_patch_embedding: bool = Field(default=False, description="fine-tuning of a ViT: its first layer stays")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        default="32-true", description="of the backbone; the geometry always computes in float32 or more"
+    )
+    accumulate: int = Field(
+        default=1, ge=1, description="parts a batch is embedded in, to save memory; loss and gradients stay the batch's"
+    )
+    checkpoint_activations: bool = Field(
+        default=False, description="fine-tuning: compute the backbone's activations twice instead of keeping them"
+    )
+    deterministic: bool = Field(
+        default=False, description="only algorithms that repeat bit for bit, with the threads the run started with"
+    )
     workers: int = Field(default=2, ge=0, description="processes that decode photos (fine-tuning)")
-    log_every: int = Field(default=20, ge=1)
-    save_every: int = Field(default=200, ge=1, description="steps between checkpoints that --resume continues from")
+    log_every: Interval = 20
+    save_every: Interval = Field(default=200, description="between the states that --resume continues from")
+    logger: Literal["none", "tensorboard", "wandb"] = Field(
+        default="none", description="where the rows of metrics.jsonl go as well; needs the extra of that name"
+    )
 
 
 class OptimiserConfig(_Section):
@@ -69,8 +87,18 @@ class OptimiserConfig(_Section):
     )
     clip_norm: float = Field(default=10.0, gt=0)
     warmup_steps: Span = 0
-    schedule: Literal["constant", "cosine"] = "cosine"
+    schedule: Literal["constant", "cosine", "step"] = Field(default="cosine", description="after the warm-up")
+    step_every: Interval | None = Field(default=None, description="schedule = 'step': between two changes of the rate")
+    step_factor: float = Field(default=0.5, gt=0, lt=1, description="schedule = 'step': what the rate is multiplied by")
     curvature_order: Literal["aware", "naive"] = Field(default="aware", description="naive only for the ablation")
+
+    @model_validator(mode="after")
+    def _step_has_its_span(self) -> Self:
+        if (self.schedule == "step") != (self.step_every is not None):
+            raise ValueError(
+                "step_every belongs to schedule = 'step', and only to it: for example step_every = '5 epochs'"
+            )
+        return self
 
 
 class ProxyAnchorConfig(_Section):
@@ -139,10 +167,23 @@ class LossConfig(_Section):
 
 
 class SelectionConfig(_Section):
-    """Which step's weights are kept. ``best_on_test`` looks at the test data: reports print it."""
+    """Which step's weights are kept: the last, or those of the best Recall@1 among evaluations.
 
-    rule: Literal["last", "best_on_test"] = "last"
-    every: int = Field(default=200, ge=1, description="best_on_test: steps between evaluations")
+    ``best_on_validation`` needs a data set with validation photos; ``best_on_test`` looks at the test data: reports
+    print it.
+    """
+
+    rule: Literal["last", "best_on_validation", "best_on_test"] = "last"
+    every: Interval = Field(default=200, description="between evaluations")
+    patience: int = Field(
+        default=0, ge=0, description="evaluations in a row without a better one that end the run; 0: never"
+    )
+
+    @model_validator(mode="after")
+    def _patience_needs_evaluations(self) -> Self:
+        if self.patience and self.rule == "last":
+            raise ValueError("selection.patience counts evaluations: set selection.rule = 'best_on_validation'")
+        return self
 
 
 class PublishedConfig(_Section):
@@ -173,6 +214,8 @@ class Recipe(_Section):
             raise ValueError("train.steps is 0: nothing would be learned")
         if self.train.freeze_patch_embedding and not self.model.backbone.startswith(("vit", "deit", "test_vit")):
             raise ValueError(f"train.freeze_patch_embedding: {self.model.backbone} has no patch embedding")
+        if self.train.checkpoint_activations and self.train.frozen_backbone:
+            raise ValueError("train.checkpoint_activations: a frozen backbone keeps no activations, remove it")
         if self.loss.hierarchy is not None and self.model.geometry == "euclidean":
             raise ValueError("loss.hierarchy needs model.geometry 'lorentz' or 'poincare', not 'euclidean'")
         return self
@@ -196,8 +239,9 @@ def load_recipe(source: str | Path, overrides: tuple[str, ...] = ()) -> Recipe:
     if not path.is_file() and (RECIPES / f"{source}.toml").is_file():
         path = RECIPES / f"{source}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
-        raise RecipeError(f"no recipe file {source}; recipes that ship: {known}")
+        known = sorted(p.stem for p in RECIPES.glob("*.toml"))
+        close = difflib.get_close_matches(str(source), known, n=4) or ["grocery-lhier-128", "folder-lhier-128"]
+        raise RecipeError(f"no recipe file {source}; of the {len(known)} that ship, near it: {', '.join(close)}")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -224,7 +268,6 @@ def parse_recipe(content: dict[str, Any], name: str) -> Recipe:
 
 def _nearest(location: tuple[int | str, ...]) -> str:
     """', did you mean ...' for a mistyped key, from the fields of the section it stands in."""
-    import difflib
     import typing
 
     section: Any = Recipe
