@@ -42,8 +42,8 @@ def disk_section(report: Report) -> str:
     return (
         f'<p class="soft">{len(disk.rows)} of {len(photos)} gallery photos, evenly over the classes (dots), '
         f"{len(disk.nodes.ancestors)} label-path ancestors (diamonds, joined by geodesics) and "
-        f"{len(disk.nodes.space) - len(disk.nodes.ancestors)} hierarchical proxies (rings). Distance from the centre is "
-        f"the geodesic distance from the origin; circles mark it.{scaled} The angle is a layout: the leaf order "
+        f"{len(disk.nodes.space) - len(disk.nodes.ancestors)} hierarchical proxies (rings). Distance from the centre "
+        f"is geodesic distance from the origin; circles mark it.{scaled} The angle is a layout: the leaf order "
         f"of an average-linkage tree of geodesic distances, so what lies side by side was near in "
         f"{report.recipe.model.embedding_dim} dimensions ({disk.layout.kept:.0%} of the ten nearest stay so); "
         "ancestors and proxies point to the photos around them.</p>"

@@ -1,8 +1,8 @@
 """Points of many dimensions on the Poincare disk, in two ways.
 
 `disk_layout`: two dimensions cannot keep 128; what they can keep exactly is each point's distance from the origin,
-which is what depth means here. Which points are drawn side by side follows the leaves of an average-linkage tree over geodesic
-distances (scipy, optimal leaf order, Bar-Joseph et al. 2001), and neighbours far apart get a wider gap.
+which is what depth means here. Which points are drawn side by side follows the leaves of an average-linkage tree over
+geodesic distances (scipy, optimal leaf order, Bar-Joseph et al. 2001), and neighbours far apart get a wider gap.
 
 `plane_layout`: principal components in the tangent space at the centroid.
 """

@@ -76,7 +76,8 @@ img{border-radius:6px;display:block;background:var(--empty)}
 main,header>div{padding-left:12px;padding-right:12px}section{padding:14px}
 th,td{padding-right:9px}td code{font-size:12px}td{overflow-wrap:anywhere}td.n{white-space:nowrap}
 .query{grid-template-columns:minmax(0,1fr)}.query>div:first-child{display:flex;gap:12px}
-.query>div:first-child img{width:84px;height:84px;flex:none}.optional{display:none}.disk .name{font-size:36px}.pair img{width:38px;height:38px}}
+.query>div:first-child img{width:84px;height:84px;flex:none}.optional{display:none}
+.disk .name{font-size:36px}.pair img{width:38px;height:38px}}
 @media print{nav{display:none}section{break-inside:avoid-page}}
 """
 
