@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -33,10 +34,13 @@ def train(recipe: str, run: Path, resume: bool, overrides: tuple[str, ...], cach
     lhier train folder-lhier-128 --set data.root=photos --out runs/first
     lhier train grocery-lhier-128 --set data.root=grocery --set seed=1 --out runs/g1
     lhier train my-recipe.toml --out runs/long --resume
+    torchrun --nproc-per-node 2 -m lhier.cli train my-recipe.toml --out runs/two
 
-    Photos that cannot be read are skipped and listed in RUN/skipped.jsonl. Ctrl-C saves the state first.
+    Photos that cannot be read are skipped and listed in RUN/skipped.jsonl. Ctrl-C saves the state first. Under
+    torchrun the processes share each batch and take the steps that one process would take.
     """
     _configure_logging()
+    rank = int(os.environ.get("RANK", "0"))  # torchrun's; process 0 alone speaks, unless something fails
     from hyperbolic.embedder import Embedder
     from hyperbolic.images import ImageError
     from hyperbolic.models.backbone import WeightsError
@@ -51,18 +55,24 @@ def train(recipe: str, run: Path, resume: bool, overrides: tuple[str, ...], cach
     try:
         loaded = load_recipe(recipe, overrides)
         data = load_data(loaded.data, loaded.seed)
-        for note in data.notes:
+        for note in data.notes if rank == 0 else ():
             click.echo(f"note: {note}", err=True)
         folder = cache or default_cache()
+        split = "validation" if loaded.selection.rule == "best_on_validation" else "test"
 
         def score(embedder: Embedder) -> dict[str, float]:
-            return measure(data, embedder, FeatureCache(embedder, folder) if loaded.train.frozen_backbone else None)
+            store = FeatureCache(embedder, folder) if loaded.train.frozen_backbone else None
+            return measure(data, embedder, store, split)
 
         run_training(loaded, data, run, cache=folder, resume=resume, progress=sys.stderr.isatty(), evaluate=score)
     except TrainingInterrupted as interruption:
+        if rank:
+            raise click.exceptions.Exit(1) from interruption
         raise click.ClickException(str(interruption)) from interruption
     except (RecipeError, DataError, TrainingError, WeightsError, ImageError, ValueError) as error:
-        raise click.ClickException(str(error)) from error
+        raise click.ClickException(f"process {rank}: {error}" if rank else str(error)) from error
+    if rank:
+        return
     skipped = run / "skipped.jsonl"
     if skipped.is_file():
         names = [json.loads(line)["path"] for line in skipped.read_text(encoding="utf-8").splitlines()]

@@ -1,68 +1,49 @@
 """The training loop: recipe and photos in, a run folder with a checkpoint out.
 
 Everything random in step n comes from (seed, n) alone, so a run that was stopped and resumed takes the steps it would
-have taken.
+have taken, and so does a run whose batches are divided among processes.
 """
 
-import json
 import logging
 import math
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from hyperbolic.checkpoint import save_checkpoint
-from hyperbolic.curvature import Curvature, LorentzParameter
-from hyperbolic.embedder import Embedder
 from hyperbolic.models.lhier import Encoder
 from hyperbolic.optim.adamw import RiemannianAdamW
-from training.batches import batches_of
+from training.batches import FeatureBatches, PhotoBatches, batches_of
 from training.data.split import RetrievalData, label_levels
+from training.distributed import Processes, make_fabric
+from training.groups import parameter_groups
+from training.guard import Guard
 from training.losses.objective import Objective
-from training.recipe import OptimiserConfig, Recipe
+from training.process_state import deterministic, stop_on_signal
+from training.recipe import Recipe
 from training.run_folder import (
-    CLASSES_FILE,
-    METRICS_FILE,
     TrainingError,
-    keep_metrics,
+    keep_rows,
     load_state,
     prepare_run,
     save_state,
+    write_classes,
     write_skipped,
 )
+from training.run_log import RunLog, check_logger
 from training.schedule import Schedule
+from training.selection import Evaluate, Selection
+from training.step import BatchGradient, TrainingModel, check_division
 
 logger = logging.getLogger(__name__)
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - it is not an error: the run was asked to stop
     """Ctrl-C or SIGTERM: the state was saved, ``--resume`` continues."""
-
-
-class TrainingModel(nn.Module):
-    """Encoder and objective in one module, so that one forward call is one loss (what Fabric and DDP wrap)."""
-
-    def __init__(self, encoder: Encoder, objective: Objective) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.objective = objective
-
-    def forward(self, inputs: Tensor, classes: Tensor, frozen: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images, or cached features where ``frozen``, and class indices -> loss and terms."""
-        space = self.encoder.embed_features(inputs) if frozen else self.encoder(inputs)
-        loss, terms = self.objective(space, classes, self.encoder.curvature())
-        return loss, terms
-
-
-Evaluate = Callable[[Embedder], dict[str, float]]
 
 
 def train(
@@ -77,155 +58,203 @@ def train(
 ) -> Encoder:
     """Train as ``recipe`` says on ``data``'s training photos; leaves ``run`` with checkpoint, recipe and metrics.
 
-    Unreadable photos are skipped and listed in ``skipped.jsonl``. ``evaluate`` is called for the rule
-    ``best_on_test`` only and answers with ``recall_at_1``. Raises :class:`TrainingError`,
-    :class:`TrainingInterrupted`.
+    Unreadable photos are skipped and listed in ``skipped.jsonl``. ``evaluate`` is called for the rules ``best_on_...``
+    only and answers with ``recall_at_1`` on the photos that the rule names. In a process that torchrun started the
+    batch is shared with the others. Raises :class:`TrainingError`, :class:`TrainingInterrupted`.
     """
-    prepare_run(recipe, run, resume)
-    torch.manual_seed(recipe.seed)
-    label_levels(data.train)
-    fabric = Fabric(accelerator="auto", devices=1, precision=recipe.train.precision)
+    check_logger(recipe)
+    if recipe.selection.rule == "best_on_validation" and not data.validation:
+        raise TrainingError(
+            f"selection.rule = 'best_on_validation': {data.name} has no validation photos; choose 'last', or "
+            "'best_on_test' and say so"
+        )
+    with deterministic(recipe.train.deterministic):
+        fabric = make_fabric(recipe.train.precision)
+        processes = Processes(fabric)
+        processes.on_first(lambda: prepare_run(recipe, run, resume))
+        try:
+            return _Run(recipe, data, run, fabric, cache=cache, progress=progress, evaluate=evaluate).go(resume)
+        finally:
+            processes.leave()
+
+
+class _Run:
+    """One run: what is built once, and the loop over its steps."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: RetrievalData,
+        run: Path,
+        fabric: Fabric,
+        *,
+        cache: Path,
+        progress: bool,
+        evaluate: Evaluate | None,
+    ) -> None:
+        self.recipe, self.run, self.fabric = recipe, run, fabric
+        self.processes = Processes(fabric)
+        self.progress = progress and self.processes.first
+        self.skipped: dict[Path, str] = {}
+        torch.manual_seed(recipe.seed)
+        label_levels(data.train)
+        self.encoder = _build_encoder(recipe)
+        check_division(recipe, self.encoder, self.processes.world)
+        self.source: FeatureBatches | PhotoBatches = batches_of(
+            recipe, data, self.encoder, cache=cache, processes=self.processes, skipped=self.skipped, progress=progress
+        )
+        self.model = TrainingModel(
+            self.encoder, Objective(recipe.loss, recipe.model, self.encoder.curvature, self.source.label_paths)
+        )
+        self.optimiser = RiemannianAdamW(
+            parameter_groups(self.model, recipe.optimiser),
+            lr=recipe.optimiser.lr,
+            curvature_order=recipe.optimiser.curvature_order,
+        )
+        self.schedule = Schedule(recipe, len(data.train), self.optimiser)
+        self.wrapped, self.stepper = fabric.setup(self.model, self.optimiser)
+        self.gradient = BatchGradient(fabric, self.wrapped, self.model, recipe)
+        self.guard = Guard(self.model, run, self.gradient.scaler)
+        self.selection = Selection(recipe.selection, self.schedule.select_every, evaluate)
+        if self.processes.first:
+            write_classes(run, self.source.label_paths)
+        self._write_skipped()
+
+    def go(self, resume: bool) -> Encoder:
+        """Run the steps that are left."""
+        start = self._load() if resume else 0
+        if self.processes.first:
+            keep_rows(self.run, start)
+        self.processes.make_alike((*self.model.parameters(), *self.model.buffers()))
+        self.model.train()
+        if self.recipe.train.frozen_backbone:
+            self.encoder.backbone.eval()
+        stop = self.schedule.steps if not self.selection.exhausted else start
+        with (
+            stop_on_signal() as asked,
+            tqdm(total=stop, initial=start, unit="step", desc="train", disable=None if self.progress else True) as bar,
+            RunLog(self.recipe, self.run, start, self.processes.first) as log,
+        ):
+            for step, (inputs, classes) in enumerate(self.source.batches(start, stop), start=start):
+                row = self._step(step, inputs, classes)
+                done = step + 1
+                bar.update()
+                last = done == self.schedule.steps
+                if done % self.schedule.log_every == 0 or last:
+                    self._log(row, log, bar)
+                if self.selection.due(done, self.schedule.steps):
+                    self._select(done, log)
+                stopping = self.processes.any(asked())
+                last = last or self.selection.exhausted
+                if done % self.schedule.save_every == 0 or last or stopping:
+                    self._save(done, log)
+                if last:
+                    break
+                if stopping:
+                    raise TrainingInterrupted(f"stopped after step {done}: continue with --resume")
+        self._write_skipped()
+        return self.encoder.eval()
+
+    def _step(self, step: int, inputs: Tensor, classes: Tensor) -> dict[str, Any]:
+        """One step on this process's share of the batch; returns its row of metrics."""
+        self.schedule.apply(self.optimiser, step)
+        loss, terms = self.gradient(
+            self.fabric.to_device(inputs),
+            self.fabric.to_device(classes),
+            self.recipe.seed * 1_000_003 + step,
+            lambda loss, terms, space: self.guard.check_loss(step, loss, terms, space),
+        )
+        norm = self._clip(step)
+        self.stepper.step()
+        row = {
+            "step": step + 1,
+            "loss": float(loss),
+            **{name: float(value) for name, value in terms.items()},
+            "c": float(self.encoder.curvature().detach()),
+            "lr": self.optimiser.param_groups[0]["lr"],
+            "gradient_norm": norm if math.isfinite(norm) else None,
+        }
+        if self.guard.scaler is not None:
+            row |= {"loss_scale": float(self.guard.scaler.get_scale()), "skipped_steps": self.guard.skipped}
+        return row
+
+    def _clip(self, step: int) -> float:
+        """Bound the norm of all gradients together; where it is not finite nothing may be scaled by it."""
+        self.fabric.strategy.precision.unscale_gradients(self.optimiser)
+        parameters = self.gradient.parameters
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self.guard.check_gradients(step, norm)
+        if bool(torch.isfinite(norm)):
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimiser.clip_norm, norm)
+        return float(norm)
+
+    def _log(self, row: dict[str, Any], log: RunLog, bar: "tqdm[None]") -> None:
+        log.metrics(row)
+        bar.set_postfix(loss=f"{row['loss']:.3f}")
+        if not self.progress and self.processes.first:
+            logger.info("step=%d of=%d loss=%.4f c=%.4f", row["step"], self.schedule.steps, row["loss"], row["c"])
+
+    def _select(self, done: int, log: RunLog) -> None:
+        """Evaluate, keep the weights if they are the best yet."""
+        figures = self.processes.on_first(lambda: self.selection.score(self.encoder))
+        better = self.selection.improved(figures)
+        log.evaluation({"step": done, "best": better, **figures})
+        if better and self.processes.first:
+            self._save_checkpoint()
+
+    def _save(self, done: int, log: RunLog) -> None:
+        """State, and for the rule ``last`` the checkpoint; refused where something in them is not finite."""
+        self.guard.check_state(done - 1, self.optimiser)
+        if not self.processes.first:
+            return
+        log.sync()
+        extra = {
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "skipped_steps": [self.guard.skipped, self.guard.in_a_row],
+            "selection": self.selection.state_dict(),
+            "threads": torch.get_num_threads(),
+        }
+        save_state(self.run, self.model, self.optimiser, done, extra)
+        if self.recipe.selection.rule == "last":
+            self._save_checkpoint()
+
+    def _save_checkpoint(self) -> None:
+        proxies = {name: value.detach() for name, value in self.model.objective.state_dict().items()}
+        save_checkpoint(self.run / "checkpoint", self.encoder, proxies)
+
+    def _load(self) -> int:
+        state = load_state(self.run, self.model, self.optimiser)
+        self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
+        self.guard.skipped, self.guard.in_a_row = state.get("skipped_steps", (0, 0))
+        self.selection.load_state_dict(state.get("selection", {}))
+        if self.recipe.train.deterministic and "threads" in state:
+            # Sums over threads depend on their number.
+            torch.set_num_threads(state["threads"])
+        return int(state["step"])
+
+    def _write_skipped(self) -> None:
+        skipped = self.processes.merged(self.skipped)
+        if self.processes.first:
+            write_skipped(self.run, skipped)
+
+
+def _build_encoder(recipe: Recipe) -> Encoder:
     encoder = Encoder(recipe.model, weights=recipe.weights)
+    # As the embedder has it: an evaluation must not change the layout, and with it the rounding, of what follows.
+    encoder = encoder.to(memory_format=torch.channels_last)
     if recipe.train.frozen_backbone:
         encoder.backbone.requires_grad_(False)
     elif recipe.train.freeze_patch_embedding:
         encoder.backbone.get_submodule("patch_embed").requires_grad_(False)
-    skipped: dict[Path, str] = {}
-    source = batches_of(
-        recipe, data, encoder, cache=cache, device=str(fabric.device), skipped=skipped, progress=progress
-    )
-    write_skipped(run, skipped)
-    objective = Objective(recipe.loss, recipe.model, encoder.curvature, source.label_paths)
-    (run / CLASSES_FILE).write_text(json.dumps(source.label_paths, ensure_ascii=False, indent=0) + "\n")
-
-    model = TrainingModel(encoder, objective)
-    optimiser = RiemannianAdamW(
-        parameter_groups(model, recipe.optimiser),
-        lr=recipe.optimiser.lr,
-        curvature_order=recipe.optimiser.curvature_order,
-    )
-    schedule = Schedule(recipe, len(data.train), optimiser)
-    start = load_state(run, model, optimiser) if resume else 0
-    keep_metrics(run, start)
-    wrapped, fabric_optimiser = fabric.setup(model, optimiser)
-    best = -math.inf
-    model.train()
-    if recipe.train.frozen_backbone:
-        encoder.backbone.eval()
-    with (
-        _stop_on_signal() as stopping,
-        tqdm(total=schedule.steps, initial=start, unit="step", desc="train", disable=None if progress else True) as bar,
-        (run / METRICS_FILE).open("a", encoding="utf-8") as log,
-    ):
-        for step, (inputs, classes) in enumerate(source.batches(start, schedule.steps), start=start):
-            torch.manual_seed(recipe.seed * 1_000_003 + step)
-            schedule.apply(optimiser, step)
-            loss, terms = wrapped(fabric.to_device(inputs), fabric.to_device(classes), recipe.train.frozen_backbone)
-            if not math.isfinite(float(loss.detach())):
-                broken = [name for name, value in terms.items() if not math.isfinite(float(value))]
-                raise TrainingError(
-                    f"step {step}: the loss is {float(loss.detach())} ({', '.join(broken) or 'the sum of terms'}); "
-                    f"the last good state is kept in {run}: lower optimiser.lr or set train.precision = '32-true'"
-                )
-            fabric_optimiser.zero_grad()
-            fabric.backward(loss)
-            norm = fabric.clip_gradients(
-                wrapped, fabric_optimiser, max_norm=recipe.optimiser.clip_norm, error_if_nonfinite=False
-            )
-            fabric_optimiser.step()
-            done = step + 1
-            bar.update()
-            if done % recipe.train.log_every == 0 or done == schedule.steps:
-                row = {
-                    "step": done,
-                    "loss": float(loss.detach()),
-                    **{k: float(v) for k, v in terms.items()},
-                    "c": float(encoder.curvature().detach()),
-                    "lr": optimiser.param_groups[0]["lr"],
-                    "gradient_norm": float(norm) if norm is not None else None,
-                }
-                log.write(json.dumps(row) + "\n")
-                log.flush()
-                bar.set_postfix(loss=f"{row['loss']:.3f}")
-                if not progress:
-                    logger.info("step=%d of=%d loss=%.4f c=%.4f", done, schedule.steps, row["loss"], row["c"])
-            select = recipe.selection.rule == "best_on_test" and (
-                done % recipe.selection.every == 0 or done == schedule.steps
-            )
-            if select and evaluate is not None:
-                score = _score(encoder, evaluate)
-                if score > best:
-                    best = score
-                    save_checkpoint(run / "checkpoint", encoder, proxy_tensors(objective))
-            if done % recipe.train.save_every == 0 or done == schedule.steps or stopping():
-                save_state(run, model, optimiser, done)
-                if recipe.selection.rule == "last":
-                    save_checkpoint(run / "checkpoint", encoder, proxy_tensors(objective))
-            if stopping() and done < schedule.steps:
-                raise TrainingInterrupted(f"stopped after step {done}: continue with --resume")
-    write_skipped(run, skipped)
-    return encoder.eval()
-
-
-def parameter_groups(model: TrainingModel, config: OptimiserConfig) -> list[dict[str, Any]]:
-    """Neck, backbone, proxies, hierarchical proxies and curvature, each with its own rate and decay.
-
-    Biases, norms and proxies do not decay; a direction has no length to shrink.
-    """
-    groups: dict[str, dict[str, Any]] = {
-        "neck": {"lr": config.lr, "weight_decay": config.weight_decay},
-        "backbone": {"lr": config.backbone_lr, "weight_decay": config.weight_decay},
-        "backbone_no_decay": {"lr": config.backbone_lr, "weight_decay": 0.0},
-        "proxies": {"lr": config.proxy_lr, "weight_decay": 0.0},
-        "hierarchy": {"lr": config.hierarchy_lr, "weight_decay": config.hierarchy_weight_decay},
-        "curvature": {"lr": config.curvature_lr, "weight_decay": 0.0},
-    }
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in groups}
-    curvatures = {id(p) for m in model.modules() if isinstance(m, Curvature) for p in m.parameters()}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if id(parameter) in curvatures:
-            members["curvature"].append(parameter)
-        elif isinstance(parameter, LorentzParameter) or name.startswith("objective.hierarchy"):
-            members["hierarchy"].append(parameter)
-        elif name.startswith("objective."):
-            members["proxies"].append(parameter)
-        elif name.startswith("encoder.backbone."):
-            members["backbone" if parameter.dim() > 1 else "backbone_no_decay"].append(parameter)
-        else:
-            members["neck"].append(parameter)
-    return [{**options, "params": members[name], "name": name} for name, options in groups.items() if members[name]]
-
-
-def proxy_tensors(objective: Objective) -> dict[str, Tensor]:
-    """What the losses learned beside the encoder, by name, for ``proxies.safetensors``."""
-    return {name: value.detach() for name, value in objective.state_dict().items()}
-
-
-def _score(encoder: Encoder, evaluate: Evaluate) -> float:
-    training = encoder.training
-    device = next(encoder.parameters()).device
-    score = evaluate(Embedder(encoder, model_hash="", device=str(device)))["recall_at_1"]
-    encoder.train(training)
-    return score
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask the loop to stop after the step in hand, instead of tearing it apart."""
-    asked = False
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked = True
-
-    try:
-        previous = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: signals are its caller's business
-        previous = {}
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    if recipe.train.checkpoint_activations:
+        switch = getattr(encoder.backbone, "set_grad_checkpointing", None)
+        try:
+            if switch is None:
+                raise TypeError("it has no set_grad_checkpointing")
+            switch(True)
+        except (AssertionError, TypeError, NotImplementedError) as error:
+            raise TrainingError(
+                f"train.checkpoint_activations: {recipe.model.backbone} cannot do that ({error}): "
+                "use train.accumulate to save memory"
+            ) from error
+    return encoder

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from training.recipe import Recipe, dump_recipe
 
 STATE_FILE = "training_state.pt"
 METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
 RECIPE_FILE = "recipe.toml"
 CLASSES_FILE = "classes.json"
 SKIPPED_FILE = "skipped.jsonl"
@@ -21,49 +23,84 @@ class TrainingError(RuntimeError):
 
 
 def prepare_run(recipe: Recipe, run: Path, resume: bool) -> None:
-    """Make a new run folder, or check that ``run`` holds the same recipe and a state. Raises :class:`TrainingError`."""
+    """Make a new run folder, or check that ``run`` holds the same recipe. Raises :class:`TrainingError`.
+
+    A run that was killed before it saved a state is resumed from its first step.
+    """
     recipe_file = run / RECIPE_FILE
     text = dump_recipe(recipe)
     if resume:
-        if not (run / STATE_FILE).is_file():
-            raise TrainingError(f"{run} holds no {STATE_FILE} to resume from: start without --resume")
+        if not recipe_file.is_file():
+            raise TrainingError(f"{run} holds no run to resume from: start without --resume")
         if recipe_file.read_text(encoding="utf-8") != text:
             raise TrainingError(f"{run} was started with another recipe than this (see its {RECIPE_FILE})")
+        _recover_checkpoint(run)
         return
     if (run / RECIPE_FILE).exists() or (run / "checkpoint").exists():
         raise TrainingError(f"{run} already holds a run: choose another --out, or continue it with --resume")
     run.mkdir(parents=True, exist_ok=True)
-    recipe_file.write_text(text, encoding="utf-8")
+    _write_whole(recipe_file, text)
 
 
-def save_state(run: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Write the state that --resume needs, whole or not at all."""
+def _recover_checkpoint(run: Path) -> None:
+    # A kill between the two renames of save_checkpoint leaves the old checkpoint under its other name.
+    old = run / ".checkpoint.old"
+    if old.is_dir() and not (run / "checkpoint").exists():
+        old.rename(run / "checkpoint")
+
+
+def save_state(
+    run: Path, model: nn.Module, optimiser: torch.optim.Optimizer, step: int, extra: dict[str, Any] | None = None
+) -> None:
+    """Write the state that --resume needs, whole or not at all; ``extra`` holds numbers and texts beside it."""
     staging = run / f".{STATE_FILE}.writing"
+    state = {"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict(), **(extra or {})}
     with staging.open("wb") as file:
-        torch.save({"step": step, "model": model.state_dict(), "optimiser": optimiser.state_dict()}, file)
+        torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     staging.replace(run / STATE_FILE)
 
 
-def load_state(run: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Load the saved state into model and optimiser; returns the steps done. Raises :class:`TrainingError`."""
+def load_state(run: Path, model: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load the saved state into model and optimiser; returns what else was saved, ``step`` (the steps done) included.
+
+    ``{"step": 0}`` where none was saved yet. Raises :class:`TrainingError`.
+    """
+    if not (run / STATE_FILE).is_file():
+        return {"step": 0}
     try:
-        state = torch.load(run / STATE_FILE, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        return int(state["step"])
+        state: dict[str, Any] = torch.load(run / STATE_FILE, map_location="cpu", weights_only=True)
+        model.load_state_dict(state.pop("model"))
+        optimiser.load_state_dict(state.pop("optimiser"))
+        state["step"] = int(state["step"])
     except Exception as error:
         raise TrainingError(f"{run / STATE_FILE} cannot be resumed from: {error}") from error
+    return state
 
 
-def keep_metrics(run: Path, steps: int) -> None:
+def keep_rows(run: Path, steps: int) -> None:
     """Drop rows after the state that is resumed from: they will be written again."""
-    path = run / METRICS_FILE
-    if path.exists():
-        rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        kept = [line for line in rows if json.loads(line)["step"] <= steps]
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    for path in (run / METRICS_FILE, run / EVALUATIONS_FILE):
+        if path.exists():
+            rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+            kept = [line for line in rows if json.loads(line)["step"] <= steps]
+            _write_whole(path, "".join(f"{line}\n" for line in kept))
+
+
+def write_classes(run: Path, label_paths: list[tuple[str, ...]]) -> None:
+    """The label path of each class index."""
+    _write_whole(run / CLASSES_FILE, json.dumps(label_paths, ensure_ascii=False, indent=0) + "\n")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    staging = path.with_name(f".{path.name}.writing")
+    with staging.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    staging.replace(path)
 
 
 def write_skipped(run: Path, skipped: dict[Path, str]) -> None:
@@ -71,4 +108,4 @@ def write_skipped(run: Path, skipped: dict[Path, str]) -> None:
     if not skipped:
         return
     lines = (json.dumps({"path": str(path), "error": why}, ensure_ascii=False) for path, why in sorted(skipped.items()))
-    (run / SKIPPED_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    _write_whole(run / SKIPPED_FILE, "\n".join(lines) + "\n")

@@ -17,11 +17,13 @@ from hyperbolic.models.lhier import Encoder
 from training.data.split import DataError, load_data
 from training.evaluate import evaluate
 from training.features import FeatureCache
-from training.loop import TrainingInterrupted, TrainingModel, parameter_groups, train
+from training.groups import parameter_groups
+from training.loop import TrainingInterrupted, train
 from training.losses.objective import Objective
 from training.recipe import Recipe, load_recipe
 from training.run_folder import TrainingError
 from training.schedule import Schedule
+from training.step import TrainingModel
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
