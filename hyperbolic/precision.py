@@ -65,9 +65,10 @@ def sqrt_of(c: Scalar) -> Scalar:
 
 
 def safe_sqrt(square: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Return sqrt(max(square, 0)) with gradient 0, not infinity, where `square` <= 0."""
+    """Return sqrt(max(square, 0)) with gradient 0, not infinity, where `square` <= 0; NaN stays NaN."""
     positive = square > 0
-    return torch.where(positive, torch.sqrt(torch.where(positive, square, 1.0)), 0.0)
+    zero_or_nan = square.detach().clamp(0.0, 0.0)
+    return torch.where(positive, torch.sqrt(torch.where(positive, square, 1.0)), zero_or_nan)
 
 
 def sinhc(r: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -17,6 +17,8 @@ COMMANDS = {
     "demo": ("lhier.demo:demo", "Draw creatures, train, index and serve them: the whole trip in minutes."),
     "train": ("training.cli:train", "Train an encoder as a recipe says."),
     "evaluate": ("training.cli:evaluate", "Retrieval figures of a run."),
+    "report": ("training.tools_cli:report", "A run as one HTML page: curves, neighbours, confusions, the disk."),
+    "export": ("training.tools_cli:export", "An encoder as ONNX or OpenVINO, checked against the original."),
     "data": ("training.cli:data", "Make or check photo collections."),
     "embed": ("index.cli:embed", "Photos to points, in Parquet."),
     "index": ("index.cli:index", "Build, check and describe exact indexes."),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from training.tools_cli import delta
+
 RUN_FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -144,6 +146,9 @@ def data() -> None:
     lhier data verify photos
     lhier data verify cub CUB_200_2011
     """
+
+
+data.add_command(delta)
 
 
 @data.command()

@@ -4,7 +4,7 @@ import mpmath
 import pytest
 import torch
 
-from hyperbolic import precision
+from hyperbolic import lorentz, precision
 
 VALUES = [0.0, 1e-300, 1e-12, 1e-3, 0.0199999, 0.02, 0.0499999, 0.05, 0.3, 0.9]
 
@@ -50,3 +50,11 @@ def test_formats(wrap):
         assert torch.is_autocast_enabled("cpu")
     assert product(single.double(), c=torch.tensor(1.0)).dtype == torch.float64
     assert seen == [(inside, False), (inside, False), (torch.float64, False)]
+
+
+def test_a_nan_is_never_taken_for_a_distance_of_zero() -> None:
+    nan = torch.tensor([[1.0, torch.nan]])
+    assert torch.isnan(precision.safe_sqrt(nan[0, 1]))
+    x, y = lorentz.lift(nan, 1.0), lorentz.lift(torch.tensor([[0.5, 0.5]]), 1.0)
+    assert torch.isnan(lorentz.distance(x, y, 1.0)).all()
+    assert torch.isnan(lorentz.pairwise_distance(nan, nan, 1.0)).all()
