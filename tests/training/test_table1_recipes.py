@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from hyperbolic.checkpoint import load_checkpoint
 from training.data.split import RetrievalData, load_data
 from training.evaluate import evaluate
 from training.loop import train
-from training.recipe import RECIPES, DataConfig, Recipe, in_steps, load_recipe
+from training.recipe import RECIPES, DataConfig, Recipe, load_recipe
 
 # Under --import-mode=importlib test modules cannot import their siblings.
 TREES: dict[str, Callable[[Path], Path]] = runpy.run_path(str(Path(__file__).parent / "official_trees.py"))["TREES"]
@@ -64,12 +65,12 @@ METHOD = {"model.geometry", "model.learn_curvature", "loss"}
 BACKBONE = {
     "model.backbone", "model.embedding_dim", "model.pooling", "model.freeze_batchnorm", "train.freeze_patch_embedding",
     "train.crop_scale_min", "optimiser.lr", "optimiser.backbone_lr", "optimiser.proxy_lr", "optimiser.hierarchy_lr",
-    "optimiser.schedule",
+    "optimiser.schedule", "optimiser.step_every", "optimiser.step_factor",
 }  # fmt: skip
-# ... between data sets: length, warm-up and decay, and how many steps an epoch has.
+# ... between data sets: length, warm-up, decay and steps of the rate, and how often is evaluated.
 DATA = {
-    "data.kind", "train.steps", "train.save_every", "selection.every", "optimiser.lr", "optimiser.weight_decay",
-    "optimiser.warmup_steps",
+    "data.kind", "train.steps", "selection.every", "optimiser.lr", "optimiser.weight_decay", "optimiser.warmup_steps",
+    "optimiser.step_every", "optimiser.step_factor",
 }  # fmt: skip
 
 
@@ -108,7 +109,7 @@ def test_a_recipe_carries_its_row(name: str) -> None:
     assert recipe.selection.rule == "best_on_test"
     assert recipe.model.geometry == ("lorentz" if method == "lhier" else "poincare")
     assert recipe.model.learn_curvature == (method == "lhier")
-    losses = {term for term, config in recipe.loss if config is not None}
+    losses = {term for term, config in recipe.loss if isinstance(config, BaseModel)}
     assert losses == ({"pairwise"} if method == "hyp" else {"proxy_anchor", "hierarchy"})
     known = {"r50": "resnet50", "deit": "deit_small", "dino": "vit_small_patch16_224.dino", "vit": "augreg_in21k"}
     assert known[arch] in recipe.model.backbone
@@ -171,12 +172,23 @@ def test_data_sets_differ_in_their_photos_and_length_only() -> None:
             assert "data.kind" in keys
 
 
-def test_evaluations_come_by_the_epoch() -> None:
-    for name, (data, *_) in NAMES.items():
-        photos = {"cub": 5864, "cars": 8054, "sop": 59551, "inshop": 25882}[data]
+def test_evaluations_and_steps_of_the_rate_come_by_the_epoch() -> None:
+    steps = {
+        "cub": ("5 epochs", 0.5),
+        "cars": ("10 epochs", 0.5),
+        "sop": ("25 epochs", 0.3),
+        "inshop": ("20 epochs", 0.3),
+    }
+    for name, (data, _, arch, _) in NAMES.items():
         recipe = load_recipe(name)
-        assert recipe.selection.every == in_steps("5 epochs" if data == "sop" else "1 epoch", photos, 90)
-        assert recipe.train.save_every == in_steps("1 epoch", photos, 90)
+        # an evaluation of SOP embeds as many photos as an epoch draws
+        assert recipe.selection.every == ("5 epochs" if data == "sop" else "1 epoch")
+        assert recipe.train.save_every == "1 epoch"
+        rate = recipe.optimiser
+        if arch == "r50":
+            assert (rate.schedule, rate.step_every, rate.step_factor) == ("step", *steps[data])
+        else:
+            assert (rate.schedule in ("constant", "cosine"), rate.step_every) == (True, None)
 
 
 @pytest.fixture(scope="module")
