@@ -136,8 +136,8 @@ class _PairwiseDistance(torch.autograd.Function):
         root_c = torch.sqrt(c.double())
         u, alpha = _polar(x_space, root_c)
         v, beta = _polar(y_space, root_c)
-        versine = 1 - u @ v.T
-        versine = torch.where(versine < _ALIGNED, 0.0, versine).to(x_space.dtype)
+        versine = torch.rsub(u @ v.T, 1)
+        versine = versine.masked_fill_(versine < _ALIGNED, 0.0).to(x_space.dtype)
         delta = (torch.asinh(alpha)[:, None] - torch.asinh(beta)[None, :]).to(x_space.dtype)
         # sinh^2(delta/2) and asinh(root) by expm1 and log1p, which torch vectorises: a sixth of the time.
         growth = torch.expm1(delta.abs())
@@ -154,14 +154,13 @@ class _PairwiseDistance(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         u, v, alpha, beta, versine, delta, root, root_c = ctx.saved_tensors
         # sinh(sqrt(c) d) = 2 root sqrt(1 + root^2); coincident points pull nowhere.
-        touching = root == 0
-        sinh_d = 2 * root * torch.sqrt(1 + root.square())
-        weight = torch.where(touching, 0.0, gradient / torch.where(touching, 1.0, sinh_d)) / root_c.to(root.dtype)
+        sinh_d = torch.sqrt(1 + root.square()).mul_(root).mul_(2 * root_c.to(root.dtype))
+        weight = gradient / sinh_d.masked_fill_(root == 0, torch.inf)
         growth = torch.expm1(delta.abs())
         sinh_delta = growth.add_(growth / (1 + growth)).mul_(0.5).copysign_(delta)
-        pull = weight * sinh_delta
+        pull = sinh_delta.mul_(weight)
+        lever = (weight * versine).double()
         weight = weight.double()
-        lever = weight * versine
         cosh_a, cosh_b = torch.sqrt(1 + alpha.square()), torch.sqrt(1 + beta.square())
         along_a = pull.sum(1, dtype=torch.float64) + cosh_a * (lever @ beta)
         along_b = -pull.sum(0, dtype=torch.float64) + cosh_b * (alpha @ lever)
