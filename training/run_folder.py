@@ -36,7 +36,8 @@ def prepare_run(recipe: Recipe, run: Path, resume: bool) -> None:
             raise TrainingError(f"{run} was started with another recipe than this (see its {RECIPE_FILE})")
         _recover_checkpoint(run)
         return
-    if (run / RECIPE_FILE).exists() or (run / "checkpoint").exists():
+    # A start that failed before its first step leaves a recipe only, which holds nobody up.
+    if any((run / name).exists() for name in (METRICS_FILE, STATE_FILE, "checkpoint")):
         raise TrainingError(f"{run} already holds a run: choose another --out, or continue it with --resume")
     run.mkdir(parents=True, exist_ok=True)
     _write_whole(recipe_file, text)
