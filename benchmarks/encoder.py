@@ -4,9 +4,9 @@
 
 The whole encoder, from the preprocessed image to the point, for EfficientNet-Lite0 (its ImageNet weights, where the
 ``offline`` extra is installed) and ViT-S/16 (random weights: the time is the same). Runtimes: torch float32 plain, and
-as `Embedder` runs it (channels last, slices of 4); torch with the backbone in bfloat16 and channels last; and the graphs
-of ``lhier export`` in ONNX Runtime and OpenVINO, the latter in float32 and in bfloat16. One that is not installed has a
-row with the reason. Agreement is with torch float32, on drawn scenes and noise: cosine and relative error of the space
+as `Embedder` runs it (channels last, slices of 4); torch with the backbone in bfloat16 and channels last; the graphs of
+``lhier export`` in ONNX Runtime and in OpenVINO, there in float32 and in bfloat16. One that is not installed has a row
+with the reason. Agreement is with torch float32, on drawn scenes and noise: cosine and relative error of the space
 parts, and the largest geodesic distance.
 """
 

@@ -41,8 +41,8 @@ def child(ranking: str, photos: int, classes: int, dim: int, threads: int) -> di
     parent = torch.randint(SUPER_CLASSES, (classes,), generator=generator)
     centres = torch.randn(SUPER_CLASSES, dim, generator=generator)[parent] * 0.5
     centres = F.normalize(centres + torch.randn(classes, dim, generator=generator), dim=-1)
-    z = F.normalize(centres[labels] + 0.08 * torch.randn(photos, dim, generator=generator), dim=-1)
-    space = lorentz.expmap0(z * (3.0 + 0.3 * torch.randn(photos, 1, generator=generator)), 1.0)[:, 1:].contiguous()
+    z = F.normalize(centres[labels] + 0.12 * torch.randn(photos, dim, generator=generator), dim=-1)
+    space = lorentz.expmap0(z * (3.0 + 0.05 * torch.randn(photos, 1, generator=generator)), 1.0)[:, 1:].contiguous()
     paths = torch.stack([parent[labels], labels], dim=1)
     before = _peak_bytes()
     start = time.perf_counter()
