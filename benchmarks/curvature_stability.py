@@ -4,8 +4,8 @@
 
 A small network (an MLP under autocast, then the Lorentz neck, maximum-distance rescaling with x_time_max = 2e3, Proxy
 Anchor + SC + the hierarchical term) is trained by the project's own step (training/step.py) and RiemannianAdamW, with
-the curvature-aware order and with the naive one, in float32 and under bf16 autocast. The hierarchical proxies, which are
-Lorentz parameters, start near D_max (0.95 of it, 7.9) or near the origin (1.0).
+the curvature-aware order and with the naive one, in float32 and under bf16 autocast. The hierarchical proxies are
+Lorentz parameters and start near D_max (0.95 of it, 7.9) or near the origin (1.0).
 
 After each step every Lorentz parameter x and its momentum m are held against c as it is then: ``point`` is
 |x_time - sqrt(1/c + |x_space|^2)| / x_time, ``tangent`` is |m_time - <x_space, m_space>/x_time| / |m|, both in float64

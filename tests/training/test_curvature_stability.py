@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 BENCHMARK = Path(__file__).resolve().parents[2] / "benchmarks" / "curvature_stability.py"
 stability: Callable[..., dict[str, Any]] = runpy.run_path(str(BENCHMARK))["stability"]
 

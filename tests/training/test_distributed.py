@@ -15,6 +15,9 @@ import torch
 from training.recipe import Recipe, dump_recipe, parse_recipe
 
 
+pytestmark = pytest.mark.slow
+
+
 def command(recipe: Path, run: Path, cache: Path, processes: int, *more: str) -> list[str]:
     start = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
     arguments = ["train", str(recipe), "--out", str(run), "--cache", str(cache), *more]

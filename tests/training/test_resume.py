@@ -38,6 +38,7 @@ def wait_for(process: "subprocess.Popen[str]", file: Path, lines: int) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.slow
 def test_three_kills_at_random_leave_no_trace(tiny: Recipe, tmp_path: Path) -> None:
     """SIGKILL while steps are made, rows written and states saved; fine-tuning with evaluations in between."""
     steps = 60
