@@ -37,18 +37,19 @@ class ReplicatedStrategy(DDPStrategy):
 
 
 def make_fabric(precision: str) -> Fabric:
-    """Fabric on the best accelerator: one device, or torchrun's processes where it has started this one.
+    """Fabric on CUDA or else the CPU (the geometry needs float64): one device, or those of torchrun's processes.
 
     fp16 keeps its GradScaler on CPUs too, where Fabric would quietly take bf16.
     """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     half = precision == "16-mixed"
     options: dict[str, Any] = {} if half else {"precision": precision}
     if half:
-        options["plugins"] = [MixedPrecision("16-mixed", device="cuda" if torch.cuda.is_available() else "cpu")]
+        options["plugins"] = [MixedPrecision("16-mixed", device=device)]
     if world > 1:
         options |= {"strategy": ReplicatedStrategy(timeout=PATIENCE), "num_nodes": world // local}
-    fabric = Fabric(accelerator="auto", devices=local, **options)
+    fabric = Fabric(accelerator=device, devices=local, **options)
     fabric.launch()
     return fabric
 

@@ -136,12 +136,12 @@ class _Run:
             RunLog(self.recipe, self.run, start, self.processes.first) as log,
         ):
             for step, (inputs, classes) in enumerate(self.source.batches(start, stop), start=start):
-                row = self._step(step, inputs, classes)
+                loss, terms, norm = self._step(step, inputs, classes)
                 done = step + 1
                 bar.update()
                 last = done == self.schedule.steps
                 if done % self.schedule.log_every == 0 or last:
-                    self._log(row, log, bar)
+                    self._log(self._row(done, loss, terms, norm), log, bar)
                 if self.selection.due(done, self.schedule.steps):
                     self._select(done, log)
                 stopping = self.processes.any(asked())
@@ -155,8 +155,8 @@ class _Run:
         self._write_skipped()
         return self.encoder.eval()
 
-    def _step(self, step: int, inputs: Tensor, classes: Tensor) -> dict[str, Any]:
-        """One step on this process's share of the batch; returns its row of metrics."""
+    def _step(self, step: int, inputs: Tensor, classes: Tensor) -> tuple[Tensor, dict[str, Tensor], float]:
+        """One step on this process's share of the batch: loss, terms, and the norm of the gradients."""
         self.schedule.apply(self.optimiser, step)
         loss, terms = self.gradient(
             self.fabric.to_device(inputs),
@@ -166,8 +166,12 @@ class _Run:
         )
         norm = self._clip(step)
         self.stepper.step()
+        return loss, terms, norm
+
+    def _row(self, done: int, loss: Tensor, terms: dict[str, Tensor], norm: float) -> dict[str, Any]:
+        """A row of metrics.jsonl; made only where it is logged, because each number waits for the device."""
         row = {
-            "step": step + 1,
+            "step": done,
             "loss": float(loss),
             **{name: float(value) for name, value in terms.items()},
             "c": float(self.encoder.curvature().detach()),

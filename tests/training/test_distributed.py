@@ -14,7 +14,6 @@ import torch
 
 from training.recipe import Recipe, dump_recipe, parse_recipe
 
-
 pytestmark = pytest.mark.slow
 
 

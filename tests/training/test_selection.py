@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 
 from hyperbolic.checkpoint import load_checkpoint
+from hyperbolic.curvature import Curvature
 from hyperbolic.embedder import Embedder
+from hyperbolic.models.config import ModelConfig
+from hyperbolic.models.lhier import LorentzNeck
 from training.data.split import load_data
 from training.loop import TrainingInterrupted, train
-from training.recipe import Recipe, RecipeError, load_recipe, parse_recipe
+from training.losses.objective import Objective
+from training.recipe import LossConfig, Recipe, RecipeError, load_recipe, parse_recipe
 from training.run_folder import TrainingError
 from training.schedule import Schedule
 
@@ -240,3 +244,31 @@ def test_the_switches_of_table_5_combine(
     assert len(story) == 4
     assert all(value is not None and abs(value) < 1e6 for row in story for value in row.values())
     assert (len({row["c"] for row in story}) == 1) == (curvature == "fixed")
+
+
+@pytest.mark.parametrize(("num_features", "c"), list(product((384, 1280, 2048), (0.1, 1.0))))
+@pytest.mark.parametrize("distance", ["angle", "geodesic"])
+def test_without_rescaling_points_of_real_backbones_stay_finite(num_features: int, c: float, distance: str) -> None:
+    """Norms of 20 to 45 in the tangent space: ViT-S, EfficientNet-Lite0, ResNet-50; float32 holds sinh up to 88."""
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="x", embedding_dim=128, rescale=False, curvature=c, learn_curvature=True)
+    loss_config = LossConfig.model_validate(
+        {
+            "distance": distance,
+            "proxy_anchor": {"weight": 1.0},
+            "pairwise": {"weight": 1.0},
+            "hierarchy": {"weight": 0.5, "proxies": 32, "neighbours": 5},
+            "path": {"weight": 0.15},
+        }
+    )
+    curvature, neck = Curvature(c), LorentzNeck(num_features, config)
+    objective = Objective(loss_config, config, curvature, [("ab"[n % 2], str(n)) for n in range(10)])
+    space = neck(torch.randn(40, num_features).abs(), curvature())
+    loss, terms = objective(space, torch.arange(40) // 4, curvature())
+    loss.backward()
+    assert bool(torch.isfinite(space).all())
+    assert all(bool(torch.isfinite(value)) for value in (loss, *terms.values()))
+    for module in (curvature, neck, objective):
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is not None, name
+            assert bool(torch.isfinite(parameter.grad).all()), name
