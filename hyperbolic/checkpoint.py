@@ -1,6 +1,7 @@
 """A checkpoint is a folder: ``config.json``, ``model.safetensors`` and, from training, ``proxies.safetensors``.
 
-No pickle: what the service loads is JSON and safetensors, and both files' hashes are checked first.
+No pickle: what the service loads is JSON and safetensors. The hashes of the weight files stand in the configuration,
+the configuration's own beside them, and all are checked before anything is built.
 """
 
 import hashlib
@@ -8,6 +9,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -29,7 +31,10 @@ class CheckpointError(RuntimeError):
 
 
 class CheckpointConfig(BaseModel):
-    """Contents of ``config.json``; ``sha256`` maps each weight file to its hash."""
+    """Contents of ``config.json``; ``sha256`` maps each weight file to its hash.
+
+    ``checksum`` is that of everything else in here; empty in checkpoints from before it was written.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,13 +43,22 @@ class CheckpointConfig(BaseModel):
     model: ModelConfig
     preprocessing: Preprocessing
     sha256: dict[str, str]
+    checksum: str = ""
 
     @property
     def model_hash(self) -> str:
         """12 hex digits that name weights, architecture and preprocessing: what a collection is bound to."""
-        content = self.model_dump(mode="json")
+        content = self.model_dump(mode="json", exclude={"checksum"})
         content["sha256"] = content["sha256"][MODEL_FILE]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+        return _hash_of(content)[:12]
+
+    def with_checksum(self) -> "CheckpointConfig":
+        """The same with the checksum that belongs to it."""
+        return self.model_copy(update={"checksum": _hash_of(self.model_dump(mode="json", exclude={"checksum"}))})
+
+
+def _hash_of(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def resolve_checkpoint(path: Path) -> Path:
@@ -74,7 +88,7 @@ def save_checkpoint(folder: Path, encoder: Encoder, proxies: dict[str, Tensor] |
         model=encoder.config,
         preprocessing=encoder.preprocessing,
         sha256={name: hashlib.sha256((staging / name).read_bytes()).hexdigest() for name in files},
-    )
+    ).with_checksum()
     (staging / CONFIG_FILE).write_text(config.model_dump_json(indent=2) + "\n")
     for path in (*staging.iterdir(), staging):
         _sync(path)
@@ -99,9 +113,17 @@ def load_config(folder: Path) -> CheckpointConfig:
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path} has format version {version!r}, this lhier reads {FORMAT_VERSION}: update lhier")
     try:
-        return CheckpointConfig.model_validate(content)
+        config = CheckpointConfig.model_validate(content)
     except ValidationError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+    if MODEL_FILE not in config.sha256:
+        raise CheckpointError(f"{path} is damaged: expected the sha256 of {MODEL_FILE}, found {sorted(config.sha256)}")
+    if config.checksum and config != config.with_checksum():
+        raise CheckpointError(
+            f"{path} is damaged: its contents are not those that were written (checksum {config.checksum[:12]}...): "
+            "restore the file from where it came"
+        )
+    return config
 
 
 def load_checkpoint(folder: Path) -> tuple[Encoder, CheckpointConfig]:
@@ -111,10 +133,10 @@ def load_checkpoint(folder: Path) -> tuple[Encoder, CheckpointConfig]:
     """
     config = load_config(folder)
     state = _read_tensors(resolve_checkpoint(folder), MODEL_FILE, config)
-    encoder = Encoder(config.model, weights="none")
     try:
+        encoder = Encoder(config.model, weights="none")
         encoder.load_state_dict(state, strict=True)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the weights in {folder} do not fit {config.model.backbone}: {error}") from error
     encoder.preprocessing = config.preprocessing
     return encoder.eval(), config

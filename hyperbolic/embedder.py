@@ -26,11 +26,15 @@ CPU_SLICE = 4
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
+class DeviceError(RuntimeError):
+    """A device that this machine does not have; the text says why."""
+
+
 class Embedder:
     """Decoded photos -> float32 space parts (n, d). One call at a time."""
 
     def __init__(self, encoder: Encoder, model_hash: str, *, device: str = "cpu", batch_size: int = 32) -> None:
-        self.device = torch.device(device)
+        self.device = _usable_device(device)
         # Channels last halves the time of depthwise convolutions on CPUs and GPUs alike.
         self.encoder = encoder.eval().to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.config = encoder.config
@@ -45,7 +49,10 @@ class Embedder:
 
     @classmethod
     def load(cls, checkpoint: Path, *, device: str = "cpu", batch_size: int = 32) -> "Embedder":
-        """From a checkpoint (or run) folder. Raises :class:`~hyperbolic.checkpoint.CheckpointError`."""
+        """From a checkpoint (or run) folder.
+
+        Raises :class:`~hyperbolic.checkpoint.CheckpointError`, and :class:`DeviceError` for a device that is not here.
+        """
         encoder, config = load_checkpoint(checkpoint)
         return cls(encoder, config.model_hash, device=device, batch_size=batch_size)
 
@@ -142,6 +149,16 @@ class Embedder:
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.device.type == "cuda"):
             features: Tensor = self.encoder.features(images)
         return features
+
+
+def _usable_device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).sum().item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).partition("\n")[0]
+        raise DeviceError(f"the device {name!r} cannot be used here ({why}): choose cpu, or cuda with a GPU") from error
+    return device
 
 
 def _batches(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:

@@ -87,10 +87,10 @@ def embed(
     lhier embed runs/a grocery --list grocery/test.txt --out points
     """
     from hyperbolic.checkpoint import CheckpointError
-    from hyperbolic.embedder import Embedder
+    from hyperbolic.embedder import DeviceError, Embedder
     from index.embed import embed_photos, read_list
 
-    with _plain_errors(CheckpointError):
+    with _plain_errors(CheckpointError, DeviceError):
         photos = read_list(list_file, images) if list_file else None
         embedder = Embedder.load(checkpoint, device=device, batch_size=batch_size)
         try:

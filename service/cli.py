@@ -64,6 +64,7 @@ def serve(
         logging.getLogger(__name__).warning("event=unknown_setting variable=%s action=ignored", variable)
 
     from hyperbolic.checkpoint import CheckpointError
+    from hyperbolic.embedder import DeviceError
     from index.errors import FaissMissingError, StoreError
     from service.app import create_app
     from service.server import PortInUseError, bind, open_engine, serve_until_signal, url_of
@@ -75,7 +76,7 @@ def serve(
     with listener:
         try:
             engine = open_engine(settings)
-        except (CheckpointError, StoreError, FaissMissingError) as error:
+        except (CheckpointError, DeviceError, StoreError, FaissMissingError) as error:
             raise click.ClickException(str(error)) from error
         try:
             held = ", ".join(f"{each.name} ({each.count:,} items)" for each in engine.collections)

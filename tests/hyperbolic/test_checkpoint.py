@@ -17,7 +17,7 @@ from hyperbolic.checkpoint import (
     resolve_checkpoint,
     save_checkpoint,
 )
-from hyperbolic.embedder import Embedder
+from hyperbolic.embedder import DeviceError, Embedder
 from hyperbolic.images import ImageError
 from hyperbolic.models.config import ModelConfig
 from hyperbolic.models.lhier import Encoder
@@ -85,6 +85,34 @@ def test_a_flipped_byte_is_found(saved: Path, name: str) -> None:
         load_checkpoint(saved) if name.startswith("model") else load_proxies(saved)
 
 
+def test_a_flipped_bit_anywhere_in_the_configuration_is_found(saved: Path) -> None:
+    """Digits of a mean and names of backbones included: nothing else would notice them."""
+    whole = (saved / "config.json").read_bytes()
+    content = json.loads(whole)
+    for place in range(len(whole)):
+        data = bytearray(whole)
+        data[place] ^= 1 << (place % 7)
+        (saved / "config.json").write_bytes(data)
+        try:
+            load_config(saved)
+        except CheckpointError:
+            continue
+        assert json.loads(data) == content  # one kind of white space for another, or 1e5 for 1E5
+
+
+def test_a_checkpoint_without_a_checksum_is_still_read(saved: Path) -> None:
+    content = json.loads((saved / "config.json").read_text())
+    written = load_config(saved).model_hash
+    del content["checksum"]
+    (saved / "config.json").write_text(json.dumps(content))
+    assert load_config(saved).model_hash == written
+    load_checkpoint(saved)
+    del content["sha256"]["model.safetensors"]
+    (saved / "config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"expected the sha256 of model\.safetensors"):
+        load_config(saved)
+
+
 def test_a_missing_or_cut_file_is_found(saved: Path) -> None:
     (saved / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match="damaged"):
@@ -100,10 +128,12 @@ def test_a_missing_or_cut_file_is_found(saved: Path) -> None:
         (lambda c: c.update(format_version=99), "format version 99, this lhier reads 1"),
         (lambda c: c["model"].update(embedding_dimm=3), "embedding_dimm"),
         (lambda c: c["model"].update(embedding_dim=16), "do not fit"),
+        (lambda c: c["model"].update(backbone="test_efficientnett"), "do not fit"),
     ],
 )
 def test_a_wrong_config_is_explained(saved: Path, edit: object, message: str) -> None:
     content = json.loads((saved / "config.json").read_text())
+    del content["checksum"]
     edit(content)  # type: ignore[operator]
     (saved / "config.json").write_text(json.dumps(content))
     with pytest.raises(CheckpointError, match=message):
@@ -156,6 +186,12 @@ def test_embed_files_reports_bad_photos_and_keeps_the_order(encoder: Encoder, tm
     with pytest.raises(ImageError, match=r"3\.png"):
         embedder.embed_files(paths)
     assert embedder.embed([]).shape == (0, 8)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "teapot"])
+def test_a_device_that_is_not_here_is_explained(saved: Path, device: str) -> None:
+    with pytest.raises(DeviceError, match=f"'{device}' cannot be used here"):
+        Embedder.load(saved, device=device)
 
 
 def test_radius_is_the_geodesic_distance_from_the_origin(encoder: Encoder) -> None:
