@@ -17,6 +17,7 @@ from tqdm import tqdm
 from hyperbolic.checkpoint import save_checkpoint
 from hyperbolic.models.lhier import Encoder
 from hyperbolic.optim.adamw import RiemannianAdamW
+from training.batch_memory import load_memory, memory_state
 from training.batches import FeatureBatches, PhotoBatches, batches_of
 from training.data.split import RetrievalData, label_levels
 from training.distributed import Processes, make_fabric
@@ -216,6 +217,7 @@ class _Run:
             "precision": self.fabric.strategy.precision.state_dict(),
             "skipped_steps": [self.guard.skipped, self.guard.in_a_row],
             "selection": self.selection.state_dict(),
+            "memory": memory_state(self.model),
             "threads": torch.get_num_threads(),
         }
         save_state(self.run, self.model, self.optimiser, done, extra)
@@ -231,6 +233,7 @@ class _Run:
         self.fabric.strategy.precision.load_state_dict(state.get("precision", {}))
         self.guard.skipped, self.guard.in_a_row = state.get("skipped_steps", (0, 0))
         self.selection.load_state_dict(state.get("selection", {}))
+        load_memory(self.model, state.get("memory", {}))
         if self.recipe.train.deterministic and "threads" in state:
             # Sums over threads depend on their number.
             torch.set_num_threads(state["threads"])

@@ -16,6 +16,7 @@ from training.data.split import load_data
 from training.loop import train
 from training.recipe import Recipe, dump_recipe, parse_recipe
 from training.run_folder import TrainingError, prepare_run
+from training.schedule import Schedule
 
 
 def deterministic_recipe(tiny: Recipe, steps: int) -> Recipe:
@@ -122,3 +123,33 @@ def test_deterministic_mode_ends_with_the_run(tiny: Recipe, tmp_path: Path) -> N
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == threads
     assert torch.load(tmp_path / "run/training_state.pt", weights_only=True)["threads"] == threads
+
+
+LIBRARY = ["multi_similarity", "soft_triple", "normalised_softmax", "proxy_nca", "cross_batch_memory"]
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_every_metric_loss_resumes_to_the_same_bits(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Cross-batch memory: with its queue, which wraps around here."""
+    content = tiny.model_dump(mode="json", exclude_none=True)
+    content["loss"]["library"] = {"name": name, "memory_size": 40}
+    content["train"] |= {"steps": 9, "save_every": 4}
+    recipe = parse_recipe(content, "test")
+    data = load_data(recipe.data)
+    train(recipe, data, tmp_path / "whole", cache=tmp_path / "cache")
+    apply = Schedule.apply
+
+    def crash(self: Schedule, optimiser: torch.optim.Optimizer, step: int) -> None:
+        if step == 6:
+            raise OSError("power cut")
+        apply(self, optimiser, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Schedule, "apply", crash)
+        with pytest.raises(OSError, match="power cut"):
+            train(recipe, data, tmp_path / "cut", cache=tmp_path / "cache")
+    train(recipe, data, tmp_path / "cut", cache=tmp_path / "cache", resume=True)
+    stories = [(tmp_path / run / "metrics.jsonl").read_text() for run in ("whole", "cut")]
+    assert stories[0] == stories[1]
