@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -71,7 +72,7 @@ def train(recipe: str, run: Path, resume: bool, overrides: tuple[str, ...], cach
         if rank:
             raise click.exceptions.Exit(1) from interruption
         raise click.ClickException(str(interruption)) from interruption
-    except (RecipeError, DataError, TrainingError, WeightsError, ImageError, ValueError) as error:
+    except (RecipeError, DataError, TrainingError, WeightsError, ImageError, OSError, ValueError) as error:
         raise click.ClickException(f"process {rank}: {error}" if rank else str(error)) from error
     if rank:
         return
@@ -112,13 +113,15 @@ def evaluate(run: Path, as_json: bool, split: str, overrides: tuple[str, ...], c
     from training.features import FeatureCache, default_cache
     from training.recipe import RecipeError, load_recipe
 
+    if not (run / "recipe.toml").is_file():
+        raise click.ClickException(f"{run} holds no run (recipe.toml is missing): give the --out of a 'lhier train'")
     try:
         recipe = load_recipe(run / "recipe.toml", overrides)
         embedder = Embedder.load(run)
         data = load_data(recipe.data, recipe.seed)
         store = FeatureCache(embedder, cache or default_cache()) if recipe.train.frozen_backbone else None
         figures = measure(data, embedder, store, split, progress=sys.stderr.isatty())
-    except (RecipeError, DataError, CheckpointError, ImageError, ValueError) as error:
+    except (RecipeError, DataError, CheckpointError, ImageError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     heading = {
         "recipe": recipe.name,
@@ -129,7 +132,8 @@ def evaluate(run: Path, as_json: bool, split: str, overrides: tuple[str, ...], c
         "model_hash": embedder.model_hash,
     }
     if as_json:
-        click.echo(json.dumps(heading | figures))
+        # A measure that no query counts for has no value; JSON has no NaN.
+        click.echo(json.dumps(heading | {k: None if math.isnan(v) else v for k, v in figures.items()}))
         return
     click.echo("  ".join(f"{name}: {value}" for name, value in heading.items()))
     for name, value in figures.items():
@@ -179,7 +183,7 @@ def specimens(out: Path, species: int, images: int, seed: int, size: int, worker
             num_workers=workers,
             progress=sys.stderr.isatty(),
         )
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"drew {species} species x {images} photos in {out / 'images'}; the true tree: {out / 'taxonomy.nwk'}")
 
@@ -207,7 +211,10 @@ def verify(where: tuple[str, ...], decode: bool, as_json: bool) -> None:
         raise click.UsageError(f"expected the folder of {root}: lhier data verify {root} DIR")
     if not root.is_dir():
         raise click.ClickException(f"expected a folder of photos, found none at {root}")
-    check = verify_folder(root) if name is None else verify_official(name, root, decode)
+    try:
+        check = verify_folder(root) if name is None else verify_official(name, root, decode)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
     if as_json:
         click.echo(json.dumps(check.as_json()))
     else:

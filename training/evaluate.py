@@ -67,11 +67,9 @@ def _assemble(data: RetrievalData, split: str, embed: Embed) -> Points:
     query_photos, query = embed(queries)
     same = data.leave_one_out and split == "test"
     gallery_photos, gallery = (query_photos, query) if same else embed(data.gallery)
-    skipped = tuple(
-        p.path
-        for p in (*queries, *(() if same else data.gallery))
-        if p not in set(query_photos) and p not in set(gallery_photos)
-    )
+    read = {*query_photos, *gallery_photos}
+    asked = queries if same else (*queries, *data.gallery)
+    skipped = tuple(dict.fromkeys(photo.path for photo in asked if photo not in read))
     return Points(query, query_photos, gallery, gallery_photos, same, skipped, data.recall_at)
 
 

@@ -63,7 +63,7 @@ def test_train_then_evaluate(tiny: Recipe, tmp_path: Path) -> None:
         (["train", "grocery-lhier-128", "--out", "x", "--set", "optimiser.lrr=1"], 1, "did you mean 'lr'"),
         (["train", "grocery-lhier-128", "--out", "x"], 1, "--set data.root=DIR"),
         (["train", "grocery-lhier-128"], 2, "Missing option '--out'"),
-        (["evaluate", "nowhere"], 1, "no recipe file"),
+        (["evaluate", "nowhere"], 1, "nowhere holds no run"),
         (["trian"], 2, "No such command"),
         (["data", "verify", "nowhere"], 1, "expected a folder of photos"),
         (["data", "specimens", "x", "--species", "1"], 2, "1 is not in the range"),

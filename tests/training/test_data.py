@@ -61,6 +61,11 @@ def test_paths_of_different_depth_are_padded(tmp_path: Path) -> None:
     assert label_levels(data.train) == 2
 
 
+def test_the_folder_one_stands_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos_in(tmp_path / "p", COUNTS))
+    assert load_folder(Path(), "none", 0.2, seed=0).name == "p"
+
+
 def test_a_class_of_one_photo_is_trained_on_and_named(tmp_path: Path) -> None:
     data = load_folder(photos_in(tmp_path / "p", {"a": 3, "b": 3, "lonely": 1}), "images", 0.3, seed=0)
     assert any("lonely" in note for note in data.notes)
@@ -132,6 +137,7 @@ def test_csv_and_parquet_manifests_agree(tmp_path: Path) -> None:
         ("path,labels,split\n../secret.jpg,b,train\n", "row 1: expected a path below"),
         ("path,labels,split\na.jpg,,train\n", "row 1: expected path and labels"),
         ("path,labels,split\na.jpg,b,train\n", "expected rows with split train and query"),
+        ("path,labels,split\na.jpg,x/b,train\nb.jpg,b,query\n", "different depths .depth 1: b; depth 2: x/b"),
         ("", "expected CSV"),
     ],
 )
@@ -161,6 +167,11 @@ def test_grocery_protocols_have_the_published_sizes(grocery_root: Path) -> None:
 
 
 def test_a_folder_that_is_not_grocery_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected the Grocery Store Dataset"):
+        load_grocery(tmp_path, "P2")
+    (tmp_path / "classes.csv").write_text("Class Name (str),Class ID (int),Coarse Class Name (str)\nGala,0,Apple\n")
+    for name in ("train", "val", "test"):
+        (tmp_path / f"{name}.txt").write_text("loose.jpg, 0, 0\n")
     with pytest.raises(DataError, match="expected the Grocery Store Dataset"):
         load_grocery(tmp_path, "P2")
 

@@ -30,4 +30,4 @@ def load_folder(root: Path, what: str, fraction: float, seed: int) -> RetrievalD
         photos = [photo for photo in photos if photo.labels]
     depth = max((len(photo.labels) for photo in photos), default=0)
     padded = [Photo(p.path, p.labels + (p.labels[-1],) * (depth - len(p.labels))) for p in photos]
-    return hold_out(root.name, padded, what, fraction, seed, notes)
+    return hold_out(root.resolve().name, padded, what, fraction, seed, notes)

@@ -22,7 +22,7 @@ def load_grocery(root: Path, protocol: str) -> RetrievalData:
                 for row in csv.DictReader(file)
             }
         split = {name: _read_list(root, name, classes) for name in ("train", "val", "test")}
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, LookupError, ValueError) as error:
         raise DataError(
             f"{root}: expected the Grocery Store Dataset (classes.csv, train.txt, val.txt, test.txt): {error!r}"
         ) from error

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from training.data.split import DataError, Photo, RetrievalData, hold_out
+from training.data.split import DataError, Photo, RetrievalData, hold_out, label_levels
 
 SPLITS = ("train", "query", "gallery", "validation")
 
@@ -13,7 +13,8 @@ def load_manifest(root: Path, manifest: str) -> RetrievalData:
 
     ``path`` is relative to ``root``; ``labels`` is a label path, most general first, as text joined by ``/`` or (in
     Parquet) a list; ``split`` is train, query, gallery or validation. Without ``gallery`` rows the training photos are
-    the gallery; without ``split`` a fifth of each class asks. Raises :class:`DataError` naming the row.
+    the gallery; without ``split`` a fifth of each class asks. All label paths are equally deep. Raises
+    :class:`DataError` naming the row.
     """
     if not manifest:
         raise DataError("data.kind = 'manifest' needs data.manifest: a CSV or Parquet file relative to data.root")
@@ -44,7 +45,9 @@ def load_manifest(root: Path, manifest: str) -> RetrievalData:
     if not train or not query:
         raise DataError(f"{manifest}: expected rows with split train and query, found {len(train)} and {len(query)}")
     gallery = tuple(by_split["gallery"]) or train
-    return RetrievalData(name, train, query, gallery, leave_one_out=False, validation=tuple(by_split["validation"]))
+    validation = tuple(by_split["validation"])
+    label_levels((*train, *query, *gallery, *validation))
+    return RetrievalData(name, train, query, gallery, leave_one_out=False, validation=validation)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
