@@ -65,9 +65,9 @@ class LoopMinedLoss(HierarchicalProxyLoss):
         anchors, positives, negatives = [], [], []
         for i in range(len(reciprocal)):
             related = torch.nonzero(reciprocal[i] == 1).squeeze(1).cpu().numpy()
-            if len(related) == 0:
-                continue
             others = torch.nonzero((reciprocal[i] < 1) & (reciprocal[i] >= 0)).squeeze(1).cpu().numpy()
+            if len(related) == 0 or len(others) == 0:
+                continue
             positives.append(np.random.choice(related, per_anchor, replace=True))  # noqa: NPY002 - as HIER does
             negatives.append(np.random.choice(others, per_anchor, replace=True))  # noqa: NPY002
             anchors.append(np.full(per_anchor, i))
