@@ -251,3 +251,28 @@ def test_a_folder_without_readable_photos_is_an_error(tiny: Recipe, tmp_path: Pa
     recipe = changed(tiny, data={"root": str(tmp_path / "photos"), "hold_out": "none"})
     with pytest.raises((DataError, ValueError), match="none of 6 photos could be read"):
         start(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_efficientnet"])
+def test_checkpointed_activations_change_no_loss(tiny: Recipe, tmp_path: Path, backbone: str) -> None:
+    size = 160 if backbone == "test_vit" else 32
+    base = changed(tiny, model={"backbone": backbone, "image_size": size, "freeze_batchnorm": True})
+    base = changed(base, train={"frozen_backbone": False, "steps": 2})
+    kept = rows(start(base, tmp_path, "kept"))
+    again = rows(start(changed(base, train={"checkpoint_activations": True}), tmp_path, "again"))
+    for left, right in zip(kept, again, strict=True):
+        assert left == pytest.approx(right, rel=1e-5)
+
+
+def test_a_batch_that_does_not_divide_stops_before_the_run_begins(tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="does not divide into 1 processes x 5 parts"):
+        start(changed(tiny, train={"accumulate": 5}), tmp_path)
+    run = start(changed(tiny, train={"accumulate": 3, "steps": 2}), tmp_path)  # the same folder, put right
+    assert len(rows(run)) == 2
+
+
+def test_parts_of_a_batch_give_the_story_of_the_batch(tiny: Recipe, tmp_path: Path) -> None:
+    whole = rows(start(tiny, tmp_path, "whole"))
+    parts = rows(start(changed(tiny, train={"accumulate": 4}), tmp_path, "parts"))
+    for left, right in zip(whole, parts, strict=True):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-5)
