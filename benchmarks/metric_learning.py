@@ -3,11 +3,13 @@
     python -m benchmarks.metric_learning GROCERY --out benchmarks/results [--methods a,b] [--dims 128,32,8] [--seeds 3]
 
 Every method is the recipe ``grocery-lhier-128`` with the changes listed in METHODS, trained by the real loop and
-measured by the real evaluation. One row per run.
+measured by the real evaluation. One row per run. Finished runs are kept in ``--rows`` (a JSONL file), so an interrupted
+grid continues, and grids can be added up; the result file holds all rows of that file.
 """
 
 import argparse
 import itertools
+import json
 import logging
 import tempfile
 import time
@@ -112,6 +114,7 @@ def main() -> None:
     parser.add_argument("--dims", default="128,32,8")
     parser.add_argument("--protocols", default="P2,P1,P1x")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", type=Path, default=Path("metric_learning.jsonl"), help="finished runs")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=default_cache())
     arguments = parser.parse_args()
@@ -120,9 +123,21 @@ def main() -> None:
     methods = [name.strip() for name in arguments.methods.split(",")]
     dims = [int(dim) for dim in arguments.dims.split(",")]
     protocols = arguments.protocols.split(",")
-    rows = [raw(arguments.root, protocol, arguments.cache) for protocol in protocols]
+    rows = [json.loads(line) for line in arguments.rows.read_text().splitlines()] if arguments.rows.is_file() else []
+    finished = {(row["protocol"], row["dim"], row["method"], row["seed"]) for row in rows}
+
+    def add(row: dict[str, Any]) -> None:
+        rows.append(row)
+        with arguments.rows.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    for protocol in protocols:
+        if (protocol, 1280, "raw features", 0) not in finished:
+            add(raw(arguments.root, protocol, arguments.cache))
     for protocol, dim, method, seed in itertools.product(protocols, dims, methods, range(arguments.seeds)):
-        rows.append(run(arguments.root, method, dim, protocol, seed, arguments.cache))
+        if (protocol, dim, method, seed) in finished:
+            continue
+        add(run(arguments.root, method, dim, protocol, seed, arguments.cache))
         row = rows[-1]
         print(
             f"{protocol} {dim:>4}-d seed {seed} {method:<30} R@1 {row['recall_at_1']:.3f} MAP@R {row['map_at_r']:.3f} "
@@ -130,8 +145,8 @@ def main() -> None:
             flush=True,
         )
     parameters = {
-        "recipe": BASE, "methods": {name: METHODS[name] for name in methods}, "dims": dims, "protocols": protocols,
-        "seeds": arguments.seeds, "threads": arguments.threads,
+        "recipe": BASE, "methods": {name: METHODS[name] for name in METHODS if name in {row["method"] for row in rows}},
+        "threads": arguments.threads,
     }  # fmt: skip
     print(write_result("metric_learning", arguments.out, parameters, rows))
 
