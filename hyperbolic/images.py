@@ -37,21 +37,25 @@ class ImageError(ValueError):
 def find_images(root: Path) -> list[Path]:
     """All image files below ``root`` by their ending, sorted by path; hidden files and folders are left out.
 
-    Raises ``FileNotFoundError`` where ``root`` is no folder.
+    Links are followed, but not to a folder that they lie in. Raises ``FileNotFoundError`` where ``root`` is no
+    folder, and ``PermissionError`` for a folder that may not be read.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"expected a folder of photos, found none at {root}")
 
-    def walk(folder: Path) -> Iterator[Path]:
+    def walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
         for entry in sorted(folder.iterdir()):
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from walk(entry)
+                target = entry.resolve() if entry.is_symlink() else above[-1] / entry.name
+                if target not in above:
+                    yield from walk(entry, (*above, target))
             elif entry.suffix.lower() in IMAGE_SUFFIXES:
                 yield entry
 
-    return list(walk(root))
+    top = root.resolve()
+    return list(walk(root, (*reversed(top.parents), top)))
 
 
 def read_image(source: Path | bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Image.Image:
@@ -103,9 +107,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        # Pillow clips 16-bit grey to 255 in convert("RGB"); scale instead.
-        values = np.asarray(image, dtype=np.float64)
-        full = 65535.0 if values.max(initial=0.0) > 255.0 else 255.0
+        # Pillow clips 16-bit grey to 255 in convert("RGB"); scale instead. Floating-point grey is 0..1 as a rule.
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        largest = values.max(initial=0.0)
+        full = 65535.0 if largest > 255.0 else 1.0 if image.mode == "F" and largest <= 1.0 else 255.0
         grey = np.clip(values * (255.0 / full), 0, 255).round().astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -2,6 +2,7 @@
 cache."""
 
 import json
+import os
 import sqlite3
 import threading
 import zlib
@@ -120,7 +121,7 @@ class Catalogue:
 
     @classmethod
     def open(cls, path: Path, *, model_hash: str | None = None) -> Self:
-        """An existing catalogue.
+        """An existing catalogue; where its folder may not be written to, as it stands, and never to be written.
 
         Raises :class:`CatalogueError` for a missing, foreign, damaged or newer file, and
         :class:`ModelMismatchError` where it holds points of another model than `model_hash`.
@@ -129,7 +130,7 @@ class Catalogue:
             raise CatalogueError(f"expected a catalogue at {path}, found none: run 'lhier index build'")
         connection = None
         try:
-            connection = _connect(path)
+            connection = _connect(path, frozen=_is_frozen(path))
             application = connection.execute("PRAGMA application_id").fetchone()[0]
             if application != APPLICATION_ID:
                 raise CatalogueError(f"{path} is a database of another program, not a catalogue of lhier")
@@ -337,9 +338,21 @@ class Catalogue:
         return meta
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _is_frozen(path: Path) -> bool:
+    """Whether the catalogue lies where this process may not write, with nothing left in the write-ahead log.
+
+    SQLite must write beside a database in WAL mode even to read it, unless it is told that the file cannot change.
+    So writes of a process with more rights are seen by the next opening only.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    return not writable and not (log.exists() and log.stat().st_size)
+
+
+def _connect(path: Path, *, frozen: bool = False) -> sqlite3.Connection:
     # Python's own transactions are off (isolation_level=None): BEGIN and COMMIT are where they are written.
-    connection = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    where = f"{path.absolute().as_uri()}?mode=ro&immutable=1" if frozen else str(path)
+    connection = sqlite3.connect(where, timeout=30, isolation_level=None, check_same_thread=False, uri=frozen)
     try:
         connection.execute("PRAGMA synchronous = FULL")
     except BaseException:

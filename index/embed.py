@@ -172,7 +172,8 @@ def _finished_parts(out: Path, identity: dict[str, Any]) -> dict[int, dict[str, 
             raise EmbeddingsError(f"{out} holds parts of an unknown job: choose another --out, or empty it")
         _append(job, identity)
         return {}
-    lines = job.read_text(encoding="utf-8").splitlines(keepends=True)
+    # The interruption may have come in the middle of a letter.
+    lines = job.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     done: dict[int, dict[str, Any]] = {}
     try:
         _refuse_another(out, identity, json.loads(lines[0]))

@@ -122,6 +122,16 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert np.abs(grey - values / 257.0).max() <= 1.0
 
 
+@pytest.mark.parametrize("full", [1.0, 255.0])
+def test_floating_point_grey_is_scaled(full: float) -> None:
+    ramp = np.linspace(0, 1, 64 * 64).reshape(64, 64)
+    ramp[0, 0] = np.nan
+    values = (full * ramp).astype(np.float32)
+    grey = np.asarray(read_image(encode(Image.fromarray(values), "TIFF")))[..., 0].astype(float)
+    assert grey[0, 0] == 0
+    assert np.abs(grey - 255 * np.nan_to_num(ramp)).max() <= 1.0
+
+
 def test_transparency_lies_on_white() -> None:
     clear = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
     assert close(read_image(encode(clear)).getpixel((5, 5)), (255, 255, 255), 0)
@@ -158,6 +168,19 @@ def test_find_images_is_sorted_recursive_and_skips_hidden(tmp_path: Path) -> Non
     assert [p.relative_to(tmp_path).as_posix() for p in find_images(tmp_path)] == ["0.webp", "a/1.png", "b/2.JPG"]
     with pytest.raises(FileNotFoundError, match="folder of photos"):
         find_images(tmp_path / "absent")
+
+
+def test_links_are_followed_but_never_in_a_circle(tmp_path: Path) -> None:
+    for name in ("root/a/1.png", "elsewhere/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "root" / "a" / "up").symlink_to("../../root", target_is_directory=True)
+    (tmp_path / "root" / "a" / "self").symlink_to(".", target_is_directory=True)
+    (tmp_path / "root" / "b").symlink_to("../elsewhere", target_is_directory=True)
+    (tmp_path / "root" / "c").symlink_to("a", target_is_directory=True)
+    (tmp_path / "elsewhere" / "back").symlink_to("../root/b", target_is_directory=True)
+    found = [p.relative_to(tmp_path / "root").as_posix() for p in find_images(tmp_path / "root")]
+    assert found == ["a/1.png", "b/2.png", "c/1.png"]
 
 
 SPEC = Preprocessing(

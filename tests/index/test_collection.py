@@ -1,9 +1,11 @@
 """A collection is searched, written, killed, damaged and opened again, and still gives the right answers."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -181,6 +183,37 @@ def test_a_store_that_cannot_keep_generations_still_opens(
     monkeypatch.setattr("index.collection.write_generation", full)
     with Collection.open(tmp_path / "store") as again:
         assert ids(again, items[0].space, 1) == ["item-0"]
+
+
+READER = """
+import os, sys
+import faiss
+from pathlib import Path
+from index.collection import Collection
+
+if os.geteuid() == 0:  # root may write anywhere
+    os.setuid(65534)
+with Collection.open(Path(sys.argv[1])) as collection:
+    print([hit.item.id for hit in collection.search(collection.item("item-0").space, 2)])
+"""
+
+
+@pytest.mark.slow
+def test_a_store_that_may_not_be_written_to_is_searched(collection: Collection, items: list[Item]) -> None:
+    expected = ids(collection, items[0].space, 2)
+    collection.close()
+    # Not under tmp_path, whose parents only the tests' own user may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        store = Path(folder) / "store"
+        shutil.copytree(collection.folder.parent.parent, store)
+        every = [store, *store.rglob("*")]
+        for path in every:
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        done = subprocess.run([sys.executable, "-c", READER, store], capture_output=True, text=True, check=False)
+        for path in every:
+            path.chmod(0o755)
+    assert done.stdout.strip() == str(expected), done.stderr
 
 
 WRITER = """
