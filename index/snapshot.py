@@ -11,7 +11,6 @@ import json
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,12 +113,3 @@ def newest_valid_generation(folder: Path, catalogue: Catalogue) -> Generation | 
             except OSError as failure:  # a read-only store still opens
                 logger.warning("event=generation_not_moved path=%s error=%r", path, str(failure))
     return None
-
-
-def faults(folder: Path, catalogue: Catalogue) -> Iterator[str]:
-    """What is wrong with the generations in `folder`, in words; nothing is moved."""
-    for path in list_generations(folder):
-        try:
-            read_generation(path, catalogue)
-        except SnapshotError as error:
-            yield str(error)

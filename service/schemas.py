@@ -80,7 +80,7 @@ class Hit(_Answer):
 
 
 class QueryInfo(_Answer):
-    """What became of the query. ``radius`` is its geodesic distance to the origin: larger means more specific."""
+    """What became of the query. ``radius`` is its geodesic distance to the origin."""
 
     radius: float
 
@@ -100,7 +100,7 @@ class ItemAnswer(_Answer):
     id: str
     path: list[str]
     metadata: dict[str, Any]
-    radius: Annotated[float, Field(description="Geodesic distance to the origin: larger means more specific.")]
+    radius: Annotated[float, Field(description="Geodesic distance to the origin.")]
     image: str | None = None
     thumbnail: str | None = None
 

@@ -83,15 +83,23 @@ class FeatureCache:
             stored = load_file(file)
             rows, features = stored["rows"], stored["features"].float()
             errors = json.loads(bytes(stored["errors"].numpy()).decode())
-        except (OSError, SafetensorError, KeyError):
-            rows, features, errors = self._compute(paths, view, bar)
-            _save(file, rows, features, errors)
+        except (OSError, SafetensorError, KeyError, ValueError):
+            rows, features, errors, passing = self._compute(paths, view, bar)
+            if not passing:
+                _save(file, rows, features, errors)
         else:
             bar.update(len(paths))
         failed.update({Path(path): why for path, why in errors.items()})
         return rows, features
 
-    def _compute(self, paths: Sequence[Path], view: int, bar: "tqdm[None]") -> tuple[Tensor, Tensor, dict[str, str]]:
+    def _compute(
+        self, paths: Sequence[Path], view: int, bar: "tqdm[None]"
+    ) -> tuple[Tensor, Tensor, dict[str, str], bool]:
+        """Rows that could be read, their features, the others' errors, and whether one of those may pass.
+
+        A file that is missing or forbidden now may be readable tomorrow, without a change that the key would show.
+        """
+        passing = False
         preprocessing = self.embedder.preprocessing
         errors: dict[str, str] = {}
         rows: list[int] = []
@@ -102,6 +110,7 @@ class FeatureCache:
                 image = read_image(path)
             except ImageError as error:
                 errors[str(path)] = str(error)
+                passing |= error.code == "unreadable_file"
             else:
                 rows.append(row)
                 batch.append(
@@ -113,7 +122,7 @@ class FeatureCache:
                 features.append(self.embedder.feature_tensors(torch.stack(batch)))
                 batch = []
             bar.update()
-        return torch.tensor(rows, dtype=torch.int64), torch.from_numpy(np.concatenate(features)), errors
+        return torch.tensor(rows, dtype=torch.int64), torch.from_numpy(np.concatenate(features)), errors, passing
 
     def _key(self, paths: Sequence[Path], view: int) -> str:
         digest = hashlib.sha256(f"{self._digest} {view} {self.crop_scale_min if view else 1.0}".encode())
