@@ -6,6 +6,7 @@ paths agree down to it.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -64,9 +65,9 @@ def _with_time_and_one(space: Tensor, c: float) -> Tensor:
 
 
 def cosine_ranking(gallery: Tensor) -> Callable[[Tensor], Tensor]:
-    """Rank by the cosine between directions: the angle at the origin."""
+    """Rank by the cosine between directions, the angle at the origin: by -cosine."""
     directions = F.normalize(gallery, dim=-1).T.contiguous()
-    return lambda query: 1.0 - F.normalize(query, dim=-1) @ directions
+    return lambda query: -F.normalize(query, dim=-1) @ directions
 
 
 def retrieval_metrics(
@@ -115,18 +116,16 @@ def retrieval_metrics(
             if leave_one_out:
                 order_by[torch.arange(len(labels)), torch.arange(start, start + len(labels))] = torch.inf
             relevant = [size[column] for size, column in zip(sizes, labels.T, strict=True)]
-            needed = max(first, *(int(relevant[-offset].max()) for offset in range(1, len(names) + 1)))
-            nearest = _nearest(order_by, labels, columns, needed, pool)
-            agree = gallery_labels[nearest[:, :first]] == labels[:, None]
-            for offset, prefix in enumerate(names, start=1):
-                number = relevant[-offset]
-                asked = number > 0
-                places = columns[offset - 1][nearest[asked, : max(first, int(number.max()))]]
-                hits = places == labels[asked, -offset, None]
+            ranks = _rank(
+                order_by, labels, columns, [relevant[-offset] for offset in range(1, len(names) + 1)], first, pool
+            )
+            for offset, prefix in enumerate(names):
+                asked = relevant[-offset - 1] > 0
                 for k in recall_at:
-                    add(f"{prefix}recall_at_{k}", hits[:, :k].any(1))
-                add(f"{prefix}map_at_r", _map_at_r(hits, number[asked]))
-            heights = levels - agree[:, :PRECISION_AT].sum(2)
+                    add(f"{prefix}recall_at_{k}", ranks.first_hit[offset, asked] <= k)
+                add(f"{prefix}map_at_r", ranks.map_at_r[offset, asked])
+            agree = gallery_labels[ranks.nearest] == labels[:, None]
+            heights = levels - agree.sum(2)
             add("lca_height", heights[:, 0].double())
             gained = (1.0 - heights.double() / levels).sum(1)
             # The best possible first ten: as many as there are of the class, then of its parent, and so on.
@@ -137,44 +136,64 @@ def retrieval_metrics(
     return result
 
 
-def _map_at_r(hits: Tensor, number: Tensor) -> Tensor:
-    """MAP@R of each query (q,) from whether its nearest k are relevant (q, k); 0 < R = ``number`` <= k."""
-    places = torch.arange(1, int(number.max()) + 1 if len(number) else 1)
-    counted = hits[:, : len(places)] & (places <= number[:, None])
-    precision = counted.cumsum(1, dtype=torch.int32) / places.double()
-    return (precision * counted).sum(1) / number
+@dataclass(frozen=True)
+class _Ranks:
+    nearest: Int[Tensor, "q ten"]
+    """Gallery positions of the nearest ten, or of all where there are fewer."""
+    first_hit: Float[Tensor, "levels q"]
+    """Place of the first relevant photo, from 1; infinite where none is near enough to matter."""
+    map_at_r: Float[Tensor, "levels q"]
 
 
-def _nearest(
-    order_by: Tensor, labels: Tensor, columns: Sequence[Tensor], number: int, pool: ThreadPoolExecutor
-) -> Int[Tensor, "q number"]:
-    """The ``number`` nearest of each query's (q, g), nearest first; of equally near ones those that agree less.
+def _rank(
+    order_by: Float[Tensor, "q g"],
+    labels: Int[Tensor, "q all_levels"],
+    columns: Sequence[Int[Tensor, " g"]],
+    relevant: Sequence[Int[Tensor, " q"]],
+    first: int,
+    pool: ThreadPoolExecutor,
+) -> _Ranks:
+    """Rank the gallery for each query, as deep as ``first`` and its R; the nearest first.
 
-    Distance, how many of the last levels agree (``columns``, the most specific first) and position are packed into one
-    integer, of which the smallest are selected, then sorted: several times faster than a top-k of thousands.
+    ``columns``: the gallery's indices at the levels that are measured, most specific first; ``relevant``: R at each.
+    Distance, number of levels that agree and position are packed into one integer, of which the smallest are selected,
+    then sorted: several times faster than a top-k of thousands. Of equally near photos those that agree less are first.
     """
     bits = order_by.numpy().view(np.int32)
-    position = np.arange(bits.shape[1])
+    count, size = bits.shape
+    position = np.arange(size)
     levels = [column.numpy().astype(np.int32) for column in columns]
     own = labels.numpy()
-    found = np.empty((len(bits), number), np.int64)
+    numbers = torch.stack(list(relevant)).numpy()
+    depths = np.maximum(first, numbers.max(0))
+    nearest = np.empty((count, min(first, PRECISION_AT)), np.int64)
+    first_hit, map_at_r = np.full((len(levels), count), np.inf), np.zeros((len(levels), count))
 
-    def select(row: int) -> None:
-        # Floats as integers in the same order, negative ones (a cosine's rounding) included.
+    def rank(row: int) -> None:
+        # Floats as integers in the same order, negative ones included.
         keys = (bits[row] ^ ((bits[row] >> 31) & np.int32(0x7FFFFFFF))).astype(np.int64)
-        agreeing = np.zeros(len(keys), np.int8)
+        agreeing = np.zeros(size, np.int8)
         for offset, level in enumerate(levels, start=1):
             agreeing += level == own[row, -offset]
         keys <<= 2
         keys += agreeing
         keys <<= 30
         keys += position
-        if number < len(keys):
-            keys.partition(number - 1)
-        nearest = keys[:number]
-        nearest.sort()
-        np.bitwise_and(nearest, (1 << 30) - 1, out=found[row])
+        if depths[row] < size:
+            keys.partition(depths[row] - 1)
+        selected = keys[: depths[row]]
+        selected.sort()
+        nearest[row] = selected[: nearest.shape[1]] & ((1 << 30) - 1)
+        agreeing = (selected >> 30).astype(np.int8) & 3
+        for offset, r in enumerate(numbers[:, row]):
+            # Paths that agree on a level agree on the more general ones, so their number tells which.
+            places = np.flatnonzero(agreeing >= len(levels) - offset) + 1
+            if len(places):
+                first_hit[offset, row] = places[0]
+            counted = places[: np.searchsorted(places, r, side="right")]
+            if r > 0:
+                map_at_r[offset, row] = (np.arange(1, len(counted) + 1) / counted).sum() / r
 
-    for _ in pool.map(select, range(len(bits))):
+    for _ in pool.map(rank, range(count)):
         pass
-    return torch.from_numpy(found)
+    return _Ranks(*(torch.from_numpy(array) for array in (nearest, first_hit, map_at_r)))
