@@ -59,14 +59,14 @@ def metric_learning_picture(result: Result) -> Figure:
             axes.set_title(f"{protocol}, {dim} dimensions", loc="left", fontsize=9)
             axes.grid(axis="x", color="#e6e9ec")
             axes.set_axisbelow(True)
-        line[0].invert_yaxis()
+    panels[0, 0].invert_yaxis()  # shared by all
     for axes in panels[-1]:
         axes.set_xlabel("MAP@R, %")
     return figure
 
 
 def training_step_picture(result: Result) -> Figure:
-    """Median milliseconds of each loss and optimiser step, logarithmic."""
+    """Median milliseconds of each loss and optimiser step."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in result["rows"]:
         title = f"loss step, batch {row['batch']}" if row["part"] == "loss" else "optimiser step"
@@ -79,9 +79,8 @@ def training_step_picture(result: Result) -> Figure:
         milliseconds = [row["median_s"] * 1e3 for row in rows]
         colours = [OURS if row["name"].startswith(("LHIER", "Riemannian")) else PEER for row in rows]
         bars = axes.barh([row["name"] for row in rows], milliseconds, color=colours, height=0.65)
-        axes.bar_label(bars, [f" {value:.3g} ms" for value in milliseconds], fontsize=8)
-        axes.set_xscale("log")
-        axes.set_xlim(min(milliseconds) / 2, max(milliseconds) * 4)
+        axes.bar_label(bars, [f" {value:.0f} ms" if value >= 100 else f" {value:.3g} ms" for value in milliseconds])
+        axes.set_xlim(0, max(milliseconds) * 1.15)
         axes.set_title(title, loc="left", fontsize=9)
         axes.invert_yaxis()
     return figure
@@ -93,7 +92,7 @@ def encoder_picture(result: Result) -> Figure:
     backbones, runtimes, batches = (
         list(dict.fromkeys(row[key] for row in speed)) for key in ("backbone", "runtime", "batch")
     )
-    figure = Figure(figsize=(4.4 * len(backbones) + 1.6, 0.5 * len(runtimes) + 1.1))
+    figure = Figure(figsize=(4.4 * len(backbones) + 1.6, 0.5 * len(runtimes) + 1.4))
     panels = figure.subplots(1, len(backbones), squeeze=False, sharey=True).ravel()
     shades = [0.35 + 0.65 * (i + 1) / len(batches) for i in range(len(batches))]
     height = 0.8 / len(batches)
@@ -109,7 +108,8 @@ def encoder_picture(result: Result) -> Figure:
         axes.set_xlabel("images/s")
         axes.margins(x=0.12)
     panels[0].invert_yaxis()
-    panels[-1].legend(frameon=False, loc="lower right", fontsize=8)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside lower center", ncols=len(batches))
     return figure
 
 
