@@ -31,7 +31,7 @@ WORKDIR /data
 VOLUME /data
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --interval=15s --timeout=5s \
-    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=4)"]
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"LHIER_PORT\"]}/livez', timeout=4)"]
 # exec form: SIGTERM reaches the server, which finishes the requests under way.
 ENTRYPOINT ["lhier"]
 CMD ["serve"]

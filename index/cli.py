@@ -103,7 +103,8 @@ def embed(
         answer = {"out": str(out), "count": report.count, "failed": len(report.failures), "reused": report.reused}
         click.echo(json.dumps(answer | {"failures": report.failures}))
     else:
-        click.echo(f"{report.count} photos -> {out}" + (f" ({report.reused} from before)" if report.reused else ""))
+        before = f" ({report.reused} from before; photos that changed since need another --out)"
+        click.echo(f"{report.count} photos -> {out}" + (before if report.reused else ""))
         _tell_failures(report.failures, out)
     if not report.count:
         raise click.ClickException(f"none of the {len(report.failures)} photos could be read: see {out}/failures.jsonl")
@@ -280,11 +281,14 @@ def search(store: Path, image: Path, checkpoint: Path | None, name: str, limit: 
         photo = read_image(image)
     except ImageError as error:
         raise click.ClickException(f"{image}: {error}") from error
-    with _plain_errors(CheckpointError), Collection.open(store, name) as collection:
+    with _plain_errors(), Collection.open(store, name) as collection:
         folder = checkpoint or collection.checkpoint
         if folder is None:
             raise click.UsageError("the collection does not say which checkpoint made it: give --checkpoint")
-        embedder = Embedder.load(folder)
+        try:
+            embedder = Embedder.load(folder)
+        except CheckpointError as error:
+            raise click.ClickException(f"{error}; where it moved, give --checkpoint") from error
         collection.require_model(embedder.model_hash)
         hits = collection.search(embedder.embed([photo])[0], limit)
     if as_json:

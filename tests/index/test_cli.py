@@ -155,6 +155,7 @@ def test_search_with_a_real_checkpoint(photos: Path, tmp_path: Path) -> None:
     lost = run(search, tmp_path / "store", photo)
     assert lost.exit_code == 1
     assert "no checkpoint at" in lost.stderr
+    assert "give --checkpoint" in lost.stderr
     assert run(search, tmp_path / "store", photo, "--checkpoint", tmp_path / "gone").exit_code == 0
 
 

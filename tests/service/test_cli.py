@@ -59,7 +59,9 @@ def test_typing_errors_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
         load_settings(checkpoint="c", store="s")
     monkeypatch.delenv("LHIER_LIMITS__BODY")
     monkeypatch.setenv("LHIER_LIMIT__BODY_BYTES", "1")
-    assert unknown_variables() == ["LHIER_LIMIT__BODY_BYTES"]
+    monkeypatch.setenv("LHIER_PROT", "9000")
+    monkeypatch.setenv("LHIER_PORT", "9000")
+    assert unknown_variables() == ["LHIER_LIMIT__BODY_BYTES", "LHIER_PROT"]
 
 
 def test_wrong_use_is_explained(trip: Trip, tmp_path: Path) -> None:
