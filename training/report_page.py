@@ -12,9 +12,10 @@ from training.report_disk import disk_section
 from training.report_style import CSS, SCRIPT
 
 COUNTS = ("queries", "gallery", "unreadable")
-NOT_CURVES = ("step", "loss", "c", "lr", "gradient_norm")
+NOT_CURVES = ("step", "loss", "c", "lr", "gradient_norm", "loss_scale", "skipped_steps")
 SELECTION = {
     "last": "the weights of the last step; the test photos were not looked at while training",
+    "best_on_validation": "the step with the best figures on the validation photos; the test photos were not looked at",
     "best_on_test": "the step with the best figures on the test photos themselves: read them as a best case",
 }
 MEANING = {

@@ -179,7 +179,7 @@ def test_recall_levels_reach_the_figures(trees: dict[str, Path]) -> None:
     assert figures["recall_at_10"] == figures["recall_at_1000"] == 1.0
     labels = torch.arange(6)[:, None] // 2
     line = torch.tensor([[0.0], [3.0], [0.1], [3.1], [0.2], [3.2]])
-    only = retrieval_metrics(line, labels, line, labels, lambda q, g: (q - g.T).abs(), True, recall_at=(3, 4, 5))
+    only = retrieval_metrics(line, labels, line, labels, lambda g: lambda q: (q - g.T).abs(), True, recall_at=(3, 4, 5))
     # by hand: the other photo of the class comes at rank 3, 5, 4, 4, 5, 3
     assert [only[f"recall_at_{k}"] for k in (3, 4, 5)] == pytest.approx([2 / 6, 4 / 6, 6 / 6])
     assert "recall_at_1" not in only
