@@ -5,7 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from jaxtyping import install_import_hook  # noqa: E402 - OMP reads its variable when torch is imported
+from jaxtyping import install_import_hook
 
 # Shapes and dtypes in the signatures of the maths are checked in tests only.
 install_import_hook(["hyperbolic"], "beartype.beartype")
