@@ -48,3 +48,12 @@ def inner_products_by_blas() -> Iterator[None]:
             _users -= 1
             if _users == 0:
                 settings.distance_compute_blas_threshold = _saved
+
+
+def own_method(index: Any, name: str) -> Any:
+    """`index.search` or `index.range_search` as FAISS itself has it.
+
+    `faiss.contrib.torch_utils`, which parts of pytorch-metric-learning import, replaces both in every index class of
+    the process by versions that take no search parameters, and keeps the originals as `<name>_numpy`.
+    """
+    return getattr(index, f"{name}_numpy", None) or getattr(index, name)

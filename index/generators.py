@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.distances import Float64, norms
-from index.faiss_library import faiss, inner_products_by_blas
+from index.faiss_library import faiss, inner_products_by_blas, own_method
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
@@ -134,9 +134,9 @@ class InnerProductRows:
         rows = self._flipped(queries)
         if allowed is None and len(rows) > 1:
             with inner_products_by_blas():
-                scores, positions = self.flat.search(rows, count)
+                scores, positions = own_method(self.flat, "search")(rows, count)
         else:
-            scores, positions = self.flat.search(rows, count, params=_selector(allowed))
+            scores, positions = own_method(self.flat, "search")(rows, count, params=_selector(allowed))
         return positions, scores[:, -1].astype(np.float64)
 
     def certified(self, queries: Float64, kth_distance: Float64, last_score: Float64) -> Bool:
@@ -148,7 +148,9 @@ class InnerProductRows:
         threshold = float(self._threshold(query[None], np.array([distance]))[0])
         # Downwards by more than the rounding of float32(threshold) could be upwards; FAISS compares strictly.
         bound = np.float32(max(-threshold * (1 + 2 * ROUNDING), -LARGEST))
-        _, _, positions = self.flat.range_search(self._flipped(query[None]), float(bound), params=_selector(allowed))
+        _, _, positions = own_method(self.flat, "range_search")(
+            self._flipped(query[None]), float(bound), params=_selector(allowed)
+        )
         return np.asarray(positions, dtype=np.int64)
 
     def _times(self, space: Float64) -> Float64:
@@ -220,7 +222,7 @@ class BallRows:
     def candidates(self, queries: Float64, count: int, allowed: Bool | None) -> tuple[Int64, Float64]:
         """The `count` smallest Euclidean distances."""
         rows = self._ball(queries).astype(np.float32)
-        squares, positions = self.flat.search(rows, count, params=_selector(allowed))
+        squares, positions = own_method(self.flat, "search")(rows, count, params=_selector(allowed))
         return positions, np.sqrt(squares[:, -1].astype(np.float64))
 
     def certified(self, queries: Float64, kth_distance: Float64, last_score: Float64) -> Bool:
@@ -235,7 +237,9 @@ class BallRows:
         centre = self._ball(query[None]) / math.cosh(min(300.0, math.sqrt(self.c) * distance / 2)) ** 2 / denominator
         radius = w * t / denominator
         bound = np.float32((radius + self._error(radius)) ** 2 * (1 + 2 * ROUNDING))
-        _, _, positions = self.flat.range_search(centre.astype(np.float32), float(bound), params=_selector(allowed))
+        _, _, positions = own_method(self.flat, "range_search")(
+            centre.astype(np.float32), float(bound), params=_selector(allowed)
+        )
         return np.asarray(positions, dtype=np.int64)
 
     def _ball(self, space: Float64) -> Float64:

@@ -1,11 +1,14 @@
 """The float32 errors that the certificates allow for, against products and distances in float64 (long
 double)."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from index.distances import distances, norms
-from index.faiss_library import inner_products_by_blas
+from index.faiss_library import inner_products_by_blas, own_method
 from index.generators import ROUNDING, BallRows, InnerProductRows, _selector
 
 
@@ -33,7 +36,7 @@ def test_the_error_of_inner_products_stays_below_its_allowance(dim: int, batch: 
             part = queries[start : start + batch]
             flipped = generator._flipped(part)
             if batch == 1:
-                scores, positions = generator.flat.search(flipped, 400, params=_selector(None))
+                scores, positions = own_method(generator.flat, "search")(flipped, 400, params=_selector(None))
             else:
                 with inner_products_by_blas():
                     scores, positions = generator.flat.search(flipped, 400)
@@ -55,7 +58,7 @@ def test_the_error_of_ball_distances_stays_below_its_allowance(radius: float) ->
         wide = space.astype(np.longdouble)
         return wide / (1 + np.sqrt(1 + (wide**2).sum(-1, keepdims=True)))
 
-    squares, positions = generator.flat.search(
+    squares, positions = own_method(generator.flat, "search")(
         generator._ball(queries[:50]).astype(np.float32), 400, params=_selector(None)
     )
     truth = np.sqrt(((ball(queries[:50])[:, None] - ball(rows)[None]) ** 2).sum(-1))
@@ -86,3 +89,20 @@ def test_the_hyperbolic_ball_is_the_euclidean_ball_that_is_scanned(c: float, rad
     gaps = norms(generator._ball(rim) - generator._ball(query))
     assert gaps.max() <= farthest[0] * (1 + 1e-9)
     assert gaps.max() >= farthest[0] * (1 - 1e-9)
+
+
+def test_searches_survive_the_torch_wrappers_of_faiss() -> None:
+    """`faiss.contrib.torch_utils` replaces methods in the whole process: in one of its own, here."""
+    program = """
+import faiss.contrib.torch_utils
+import numpy as np
+from index.lorentz_index import LorentzIndex
+
+space = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
+for scale in (1.0, 300.0):
+    index = LorentzIndex.build(space * np.float32(scale), np.arange(500), 1.0)
+    distances, ids, exact = index.search(space[:5] * np.float32(scale), 3)
+    assert ids[:, 0].tolist() == [0, 1, 2, 3, 4] and exact, (ids, exact)
+    assert len(index.range_search(space[:1] * np.float32(scale), float(distances[0, 2]) + 1e-9)[2]) == 3
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
