@@ -90,8 +90,11 @@ def keep_rows(run: Path, steps: int) -> None:
 
 
 def write_classes(run: Path, label_paths: list[tuple[str, ...]]) -> None:
-    """The label path of each class index."""
-    _write_whole(run / CLASSES_FILE, json.dumps(label_paths, ensure_ascii=False, indent=0) + "\n")
+    """The label path of each class index. Raises :class:`TrainingError` where the run knows others already."""
+    path, text = run / CLASSES_FILE, json.dumps(label_paths, ensure_ascii=False, indent=0) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise TrainingError(f"the classes of the photos are not those that {run} was started with: start a new run")
+    _write_whole(path, text)
 
 
 def _write_whole(path: Path, text: str) -> None:

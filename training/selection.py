@@ -9,6 +9,7 @@ import torch
 from hyperbolic.embedder import Embedder
 from hyperbolic.models.lhier import Encoder
 from training.recipe import SelectionConfig
+from training.run_folder import TrainingError
 
 Evaluate = Callable[[Embedder], dict[str, float]]
 SCORE = "recall_at_1"
@@ -43,7 +44,12 @@ class Selection:
         return figures
 
     def improved(self, figures: dict[str, float]) -> bool:
-        """Take an evaluation into account: is it the best so far?"""
+        """Take an evaluation into account: is it the best so far?
+
+        Raises :class:`TrainingError` where the evaluation has no answer (no query has a relative in the gallery).
+        """
+        if math.isnan(figures[SCORE]):
+            raise TrainingError(f"{SCORE} cannot be measured: no query has a photo of its class in the gallery")
         if figures[SCORE] > self.best:
             self.best, self.waited = figures[SCORE], 0
             return True

@@ -276,3 +276,15 @@ def test_parts_of_a_batch_give_the_story_of_the_batch(tiny: Recipe, tmp_path: Pa
     parts = rows(start(changed(tiny, train={"accumulate": 4}), tmp_path, "parts"))
     for left, right in zip(whole, parts, strict=True):
         assert left == pytest.approx(right, rel=1e-4, abs=1e-5)
+
+
+def test_a_run_is_not_resumed_with_other_classes(tiny: Recipe, photo_folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    shutil.copytree(photo_folder, root)
+    recipe = changed(tiny, data={"root": str(root)})
+    run = start(recipe, tmp_path)
+    classes = (run / "classes.json").read_text()
+    shutil.copytree(root / "cold/sea", root / "cold/lake")
+    with pytest.raises(TrainingError, match="are not those that"):
+        start(recipe, tmp_path, resume=True)
+    assert (run / "classes.json").read_text() == classes

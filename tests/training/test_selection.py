@@ -22,9 +22,10 @@ from hyperbolic.models.lhier import LorentzNeck
 from training.data.split import load_data
 from training.loop import TrainingInterrupted, train
 from training.losses.objective import Objective
-from training.recipe import LossConfig, Recipe, RecipeError, load_recipe, parse_recipe
+from training.recipe import LossConfig, Recipe, RecipeError, SelectionConfig, load_recipe, parse_recipe
 from training.run_folder import TrainingError
 from training.schedule import Schedule
+from training.selection import Selection
 
 
 def recipe_of(tiny: Recipe, **sections: dict[str, Any]) -> Recipe:
@@ -272,3 +273,9 @@ def test_without_rescaling_points_of_real_backbones_stay_finite(num_features: in
         for name, parameter in module.named_parameters():
             assert parameter.grad is not None, name
             assert bool(torch.isfinite(parameter.grad).all()), name
+
+
+def test_an_evaluation_without_an_answer_is_an_error() -> None:
+    selection = Selection(SelectionConfig(rule="best_on_test"), 1, None)
+    with pytest.raises(TrainingError, match="no query has a photo of its class"):
+        selection.improved({"recall_at_1": float("nan")})
