@@ -172,6 +172,7 @@ def test_plot_draws_and_writes_the_tables_from_results_alone(results: Path, tmp_
     assert "| default | 70.0 ± 0.0 | 54.0 ± 1.0 | 40.0 ± 0.0 |" in text
     assert "| P2 128-d, default against HIER, MAP@R | +3.0 | +4.0 | reached |" in text
     assert "| P2 128-d, default against HIER, R@1 | +0.5 | +0.0 | **missed** |" in text
+    assert "2025-01-01" not in text
     assert "| 11.1 ± 0.0 |" not in text  # the older result; a time may well be 11.1
     evaluation = result_of(folder, "evaluation")["rows"][0]
     assert f"| geodesic | {evaluation['seconds']:.1f} |" in text
