@@ -34,7 +34,7 @@ def half_aperture(x: Float[Tensor, "*batch n"], c: Scalar, boundary: float = BOU
     the formula ends, pi/2 with gradient 0: a half-space; just outside, the true gradient grows like 1/sqrt(distance to
     that shell) and stays finite. Relative error <= 1e-7 in float32
     (test_cones.py::test_half_aperture_against_mpmath).
-    Source: Ganea et al. 2018, eq. (24); MERU, eq. (4).
+    Source: Ganea et al. 2018 (psi) on the ball; MERU (aper) on the hyperboloid.
     """
     _check_boundary(boundary)
     scaled = sqrt_of(c) * torch.linalg.vector_norm(x[..., 1:], dim=-1)
@@ -55,8 +55,8 @@ def exterior_angle(x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"],
     Where the points touch and where y lies on the ray: 0 with gradient 0, on the way back to the origin pi. From the
     origin, where no direction leads away, pi/2, the half aperture there. Absolute error <= 3e-7 rad in float32 for
     radii 0.05 to 8.3 at any angle (test_cones.py::test_exterior_angle_against_mpmath), which is pi's own rounding.
-    Memory: a few float64 copies of the broadcast points; for all pairs `pairwise_exterior_angle`. Source: MERU, eq.
-    (6); Ganea et al. 2018, eq. (28); the split is the boost that brings x to the origin.
+    Memory: a few float64 copies of the broadcast points; for all pairs `pairwise_exterior_angle`. Source: MERU
+    (ext) and Ganea et al. 2018 (Xi on the ball); the split is the boost that brings x to the origin.
     """
     x_space, y_space = x[..., 1:], y[..., 1:]
     root_c = sqrt_of(c)
@@ -122,6 +122,6 @@ def contains(
     """Return whether y lies in the cone of x, (..., d+1) x (..., d+1) -> (...), elementwise.
 
     `exterior_angle` <= `half_aperture`, both to float32's rounding: x lies in its own cone, and the origin's holds all.
-    Source: Ganea et al. 2018, eq. (29).
+    Source: Ganea et al. 2018.
     """
     return exterior_angle(x, y, c) <= half_aperture(x, c, boundary)

@@ -37,7 +37,7 @@ def hard_pairs(c: float) -> tuple[Tensor, Tensor]:
 
 
 def textbook_angle(exact: Any, x: Tensor, y: Tensor) -> float:
-    """MERU's eq. (6), as printed."""
+    """MERU's exterior angle, as printed."""
     p, q = exact.vector(x[1:]), exact.vector(y[1:])
     product = exact.c * exact.inner(p, q)
     cosine = (exact.time(q) + exact.time(p) * product) / (mpmath.sqrt(exact.dot(p, p)) * mpmath.sqrt(product**2 - 1))
@@ -69,7 +69,7 @@ def test_half_aperture_against_mpmath(exact: Any, c: float) -> None:
 
 @pytest.mark.parametrize("c", [1.0, 0.4])
 def test_both_angles_are_those_of_the_ball(c: float) -> None:
-    """Ganea et al. 2018, eq. (24) and (28), on the images of the same points in the unit ball."""
+    """Ganea et al. 2018 (psi and Xi), on the images of the same points in the unit ball."""
     x, y = shell(0.8, c, 40).double(), shell(1.7, c, 40, seed=1).double()
     p, q = (poincare.from_lorentz(points, c) * math.sqrt(c) for points in (x, y))
     pp, qq, pq = (p * p).sum(-1), (q * q).sum(-1), (p * q).sum(-1)
@@ -142,7 +142,7 @@ def test_a_cone_holds_itself_what_is_behind_it_and_the_cones_of_what_it_holds() 
     generator = torch.Generator().manual_seed(0)
     x = shell(1.0, n=400, d=3)
     y = lorentz.lift(x[:, 1:] * 2.5 + 0.6 * torch.randn(400, 3, generator=generator), 1.0)
-    w = lorentz.lift(y[:, 1:] * 3.0 + 1.2 * torch.randn(400, 3, generator=generator), 1.0)
+    w = lorentz.lift(y[:, 1:] * 3.0 + 0.4 * torch.randn(400, 3, generator=generator), 1.0)
     boundary = 0.4
     assert cones.contains(x, x, 1.0, boundary).all()
     assert cones.contains(lorentz.origin(3, 1.0), y, 1.0, boundary).all()
@@ -151,7 +151,7 @@ def test_a_cone_holds_itself_what_is_behind_it_and_the_cones_of_what_it_holds() 
     chained = first & second
     assert 40 < int(chained.sum()) < 360
     assert cones.contains(x, w, 1.0, boundary)[chained].all()
-    assert not cones.contains(x, w, 1.0, boundary).all()
+    assert int(cones.contains(x, w.roll(1, 0), 1.0, boundary).sum()) < 200  # not just anything lies in a cone
 
 
 def test_cones_narrow_with_the_radius_and_are_half_spaces_near_the_origin() -> None:
