@@ -20,7 +20,7 @@ def tables(result: Result) -> str:
         for row in result["rows"]
     ]
     steps = result["parameters"]["steps"]
-    words = f"{steps:,} steps; worst relative error of the time entries of points and momenta; goal of the aware order: {GOAL:.0e}."
+    words = f"Worst relative error of the time entries of points and momenta in {steps:,} steps; goal: {GOAL:.0e}."
     header = ["order, precision, start", "points", "momentum", "first step not finite", "c", ""]
     return f"{words}\n\n{markdown(header, lines)}"
 
