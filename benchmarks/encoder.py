@@ -27,10 +27,11 @@ import torch
 
 from benchmarks.common import measure_together, write_result
 from hyperbolic.embedder import Embedder
+from hyperbolic.graph import INPUT, OUTPUT, ExportError, Format, describe, write_graph
 from hyperbolic.models.backbone import WeightsError
 from hyperbolic.models.config import ModelConfig
 from hyperbolic.models.lhier import Encoder
-from training.export import INPUT, OUTPUT, ExportError, Format, describe, geodesic, sample_images, write_graph
+from hyperbolic.runtimes import geodesic, sample_images
 
 BACKBONES = ("tf_efficientnet_lite0", "vit_small_patch16_224")
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
@@ -86,7 +87,7 @@ def graph(embedder: Embedder, kind: Format, folder: Path) -> Path:
     if not file.exists():
         file.parent.mkdir()
         try:
-            write_graph(embedder, kind, file.parent, describe(embedder, kind))
+            write_graph(embedder.encoder, kind, file.parent, describe(embedder.encoder, embedder.model_hash, kind))
         except ExportError as error:
             raise UnavailableError(str(error)) from error
     return file

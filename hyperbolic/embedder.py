@@ -2,10 +2,13 @@
 
 import logging
 import math
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -14,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from hyperbolic.checkpoint import load_checkpoint
+from hyperbolic.graph import ExportError
 from hyperbolic.images import ImageError, read_image
 from hyperbolic.models.lhier import Encoder
+from hyperbolic.runtimes import Precision, Runner, Runtime, graph_runner
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +28,8 @@ T = TypeVar("T")
 # EfficientNet's widest maps of 8 photos at 224 px pass 32 MB, from where on malloc returns each one to the kernel
 # and pays for its pages anew: half the time went there (batch 32: 14-22, batch 4: 56-71 photos/s on two busy cores).
 CPU_SLICE = 4
+DECODERS = 4  # threads
+DECODED_AHEAD = 2  # batches
 FloatArray = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
@@ -30,8 +37,23 @@ class DeviceError(RuntimeError):
     """A device that this machine does not have; the text says why."""
 
 
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[T]):
+    """Items of one batch: those that could be read, in order, their preprocessed images, and the others' errors."""
+
+    kept: list[T]
+    images: Float[Tensor, "n 3 h w"]
+    failed: list[tuple[T, ImageError]]
+
+
 class Embedder:
-    """Decoded photos -> float32 space parts (n, d). One call at a time."""
+    """Decoded photos -> float32 space parts (n, d). One call at a time.
+
+    ``run`` computes preprocessed images (n, 3, s, s) -> space parts (n, d): in torch, or in another runtime.
+    """
+
+    runtime: Runtime = "torch"
+    precision: Precision = "f32"
 
     def __init__(self, encoder: Encoder, model_hash: str, *, device: str = "cpu", batch_size: int = 32) -> None:
         self.device = _usable_device(device)
@@ -46,15 +68,46 @@ class Embedder:
         self.image_size = encoder.preprocessing.image_size
         with torch.inference_mode():
             self.c = float(encoder.curvature())
+        self.run: Runner = self._run_torch
 
     @classmethod
-    def load(cls, checkpoint: Path, *, device: str = "cpu", batch_size: int = 32) -> "Embedder":
+    def load(
+        cls,
+        checkpoint: Path,
+        *,
+        device: str = "cpu",
+        batch_size: int = 32,
+        runtime: Runtime = "torch",
+        precision: Precision = "f32",
+        graphs: Path | None = None,
+    ) -> "Embedder":
         """From a checkpoint (or run) folder.
 
-        Raises :class:`~hyperbolic.checkpoint.CheckpointError`, and :class:`DeviceError` for a device that is not here.
+        Another ``runtime`` than torch runs on the CPU, with as many threads as torch, on a graph that is made on first
+        use and kept in ``graphs`` (:func:`~hyperbolic.runtimes.graph_cache`). ``precision`` "bf16", in OpenVINO only,
+        is faster and moves points far; a warning says how far.
+
+        Raises :class:`~hyperbolic.checkpoint.CheckpointError`; :class:`DeviceError` for a device that is not here;
+        :class:`~hyperbolic.graph.ExportError` for a runtime that cannot be used or trusted with this encoder.
         """
         encoder, config = load_checkpoint(checkpoint)
-        return cls(encoder, config.model_hash, device=device, batch_size=batch_size)
+        embedder = cls(encoder, config.model_hash, device=device, batch_size=batch_size)
+        embedder.use(runtime, precision=precision, graphs=graphs)
+        return embedder
+
+    def use(self, runtime: Runtime, *, precision: Precision = "f32", graphs: Path | None = None) -> None:
+        """Compute in ``runtime`` from now on; as :meth:`load`."""
+        if runtime == "torch":
+            if precision != "f32":
+                raise ExportError(f"{precision} is offered with the OpenVINO runtime only, not with torch")
+            self.run = self._run_torch
+        elif self.device.type != "cpu":
+            raise DeviceError(f"the {runtime} runtime runs on the CPU, not on {str(self.device)!r}: choose one of them")
+        else:
+            self.run = graph_runner(
+                self.encoder, self.model_hash, self._run_torch, runtime, precision=precision, cache=graphs
+            )
+        self.runtime, self.precision = runtime, precision
 
     def embed(self, images: Sequence[Image.Image]) -> FloatArray:
         """Decoded RGB photos -> float32 space parts (n, d)."""
@@ -66,9 +119,7 @@ class Embedder:
 
     def embed_tensors(self, images: Float[Tensor, "n 3 h w"]) -> FloatArray:
         """Preprocessed photos (n, 3, s, s) -> float32 space parts (n, d)."""
-        with torch.inference_mode():
-            space = self.encoder.embed_features(self._features(images))
-        return np.asarray(space.float().cpu().numpy())
+        return self.run(np.ascontiguousarray(images.numpy(force=True)))
 
     def features(self, images: Sequence[Image.Image]) -> FloatArray:
         """Decoded RGB photos -> float32 backbone features (n, f), before the neck."""
@@ -90,57 +141,64 @@ class Embedder:
         Unreadable photos go to ``on_error`` and are left out; without it the first one raises
         :class:`~hyperbolic.images.ImageError`. Decoding runs ahead of inference on its own threads.
         """
-        kept: list[Path] = []
-        points: list[FloatArray] = [np.zeros((0, self.embedding_dim), np.float32)]
-        for batch_paths, images in self.read_batches(paths, on_error, progress=progress):
-            kept += batch_paths
-            points.append(self.embed_tensors(images))
-        return kept, np.concatenate(points)
-
-    def read_batches(
-        self,
-        paths: Sequence[Path],
-        on_error: Callable[[Path, ImageError], None] | None = None,
-        progress: bool = False,
-    ) -> Iterator[tuple[list[Path], Float[Tensor, "n 3 h w"]]]:
-        """Preprocessed batches of the readable photos, in order, decoded two batches ahead."""
         from tqdm import tqdm
 
-        def decode(path: Path) -> Tensor | ImageError:
+        kept: list[Path] = []
+        points: list[FloatArray] = [np.zeros((0, self.embedding_dim), np.float32)]
+        with tqdm(total=len(paths), unit="photo", disable=None if progress else True) as bar:
+            for batch in self.decoded(_batches(paths, self.batch_size), read_image):
+                for path, error in batch.failed:
+                    if on_error is None:
+                        raise ImageError(error.code, f"{path}: {error}") from error
+                    on_error(path, error)
+                if batch.kept:
+                    kept += batch.kept
+                    points.append(self.embed_tensors(batch.images))
+                bar.update(len(batch.kept) + len(batch.failed))
+        return kept, np.concatenate(points)
+
+    def decoded(self, batches: Iterable[Sequence[T]], read: Callable[[T], Image.Image]) -> Iterator[Batch[T]]:
+        """Each batch read and preprocessed, in order, DECODED_AHEAD batches ahead of the caller on DECODERS threads.
+
+        ``read`` raises :class:`~hyperbolic.images.ImageError` for an item that is no photo.
+        """
+
+        def decode(item: T) -> Tensor | ImageError:
             try:
-                return self.preprocessing(read_image(path))
+                return self.preprocessing(read(item))
             except ImageError as error:
                 return error
 
-        with (
-            ThreadPoolExecutor(max_workers=4, thread_name_prefix="decode") as pool,
-            tqdm(total=len(paths), unit="photo", disable=None if progress else True) as bar,
-        ):
-            batches = list(_batches(paths, self.batch_size))
-            pending: list[list[Future[Tensor | ImageError]]] = []
-            for number, batch in enumerate(batches):
-                while len(pending) < min(number + 3, len(batches)):
-                    pending.append([pool.submit(decode, path) for path in batches[len(pending)]])
-                kept, tensors = [], []
-                for path, future in zip(batch, pending[number], strict=True):
-                    result = future.result()
-                    if isinstance(result, Tensor):
-                        kept.append(path)
-                        tensors.append(result)
-                        continue
-                    if on_error is None:
-                        raise ImageError(result.code, f"{path}: {result}") from result
-                    on_error(path, result)
-                pending[number] = []
-                if tensors:
-                    yield kept, torch.stack(tensors)
-                bar.update(len(batch))
+        with ThreadPoolExecutor(max_workers=DECODERS, thread_name_prefix="decode") as pool:
+            coming = iter(batches)
+            pending: deque[tuple[Sequence[T], list[Future[Tensor | ImageError]]]] = deque()
+            try:
+                while True:
+                    for batch in islice(coming, DECODED_AHEAD + 1 - len(pending)):
+                        pending.append((batch, [pool.submit(decode, item) for item in batch]))
+                    if not pending:
+                        return
+                    batch, futures = pending.popleft()
+                    results = [(item, future.result()) for item, future in zip(batch, futures, strict=True)]
+                    tensors = [result for _, result in results if isinstance(result, Tensor)]
+                    yield Batch(
+                        [item for item, result in results if isinstance(result, Tensor)],
+                        torch.stack(tensors) if tensors else torch.zeros(0, 3, self.image_size, self.image_size),
+                        [(item, result) for item, result in results if isinstance(result, ImageError)],
+                    )
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
     def radius(self, space: FloatArray) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
         """Geodesic distance from the origin of points given by their space parts (..., d) -> (...)."""
         root = math.sqrt(self.c)
         norms = np.linalg.norm(np.asarray(space, dtype=np.float64), axis=-1)
         return np.asarray(np.arcsinh(root * norms) / root)
+
+    def _run_torch(self, images: FloatArray) -> FloatArray:
+        with torch.inference_mode():
+            space = self.encoder.embed_features(self._features(torch.from_numpy(images)))
+        return np.asarray(space.float().cpu().numpy())
 
     def _features(self, images: Tensor) -> Tensor:
         images = images.to(self.device, memory_format=torch.channels_last)

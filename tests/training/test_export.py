@@ -196,8 +196,8 @@ def test_missing_packages_are_named(
 ) -> None:
     from training.tools_cli import export as command
 
-    find = export.importlib.util.find_spec
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     result = CliRunner().invoke(command, [str(exported[0]), "--format", "onnx", "--out", str(tmp_path / "out")])
     assert result.exit_code == 1
     assert "needs onnxruntime: pip install 'lhier[export]'" in result.output
