@@ -1,4 +1,4 @@
-"""Lorentz k-means: cells of points that are near each other, for a tree's first cut and for an inverted file's lists."""
+"""Lorentz k-means: cells of near points, for the first cut of a tree and the lists of an inverted file."""
 
 import logging
 from typing import Literal

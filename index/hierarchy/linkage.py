@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from index.distances import Float64
-from index.kmeans import assign, lorentz_kmeans
+from index.kmeans import assign, lifted, lorentz_kmeans
 
 logger = logging.getLogger(__name__)
 
@@ -23,43 +23,64 @@ CELL = 400  # items in a cell, about
 LARGEST_CELL = 4_000
 GROUPS = 6_000  # what the cells are cut into, and linked exactly again
 REPRESENTATIVES = 4  # items that stand for a group where groups are compared
-BLOCK = 1 << 22  # distances in float64 held at a time
+BLOCK = 1 << 18  # distances made at a time: 2 MB of float64, which stay in cache
 
 
 def distance_matrix(x: npt.ArrayLike, y: npt.ArrayLike, c: float) -> Float32:
     """All geodesic distances between two sets of space parts: (n, d) x (m, d) -> float32 (n, m).
 
-    The polar form of :func:`index.distances.distances` with the angle from a float64 product:
-    sin^2(theta/2) = (1 - cos theta)/2 rounds at 1e-16, so that the error of a distance d (in units of 1/sqrt(c)) is
-    <= 3e-7 d + min(1e-8 s, 1e-15 s^2 / d), with s the greater sqrt(c)|x_s|. Memory: 4 n m bytes and a few blocks.
+    arccosh(-c <x, y>_L) / sqrt(c) as 2 asinh(sqrt((z - 1) / 2)), z from one float64 product. With s the greater
+    sqrt(c) x_time, z rounds at a few 1e-16 s^2, so that the error of a distance d, in units of 1/sqrt(c), is
+    <= 3e-7 d + min(3e-8 s, 1e-15 s^2 / d) (tests/index/hierarchy/test_linkage.py): near 0, 2e-4 at radius 9.
+    Memory: 4 n m bytes and small blocks.
     """
-    x_units, x_radii = _polar(x, c)
-    same = y is x
-    y_units, y_radii = (x_units, x_radii) if same else _polar(y, c)
-    found = np.empty((len(x_units), len(y_units)), dtype=np.float32)
-    rows = max(1, BLOCK // max(1, len(y_units)))
-    for start in range(0, len(x_units), rows):
-        block = slice(start, start + rows)
-        # Of a symmetric matrix each block is made from the diagonal on, and mirrored.
-        columns = slice(start if same else 0, None)
-        versine = 1 - x_units[block] @ y_units[columns].T
-        np.maximum(versine, 0, out=versine)
-        versine *= np.sinh(x_radii[block])[:, None] * np.sinh(y_radii[columns])[None] / 2
-        versine += np.square(np.sinh((x_radii[block, None] - y_radii[None, columns]) / 2))
-        part = versine.astype(np.float32)
-        np.arcsinh(np.sqrt(part, out=part), out=part)
-        part *= np.float32(2 / np.sqrt(c))
-        found[block, columns] = part
-        if same:
-            found[columns, block] = part.T
+    left, right = lifted(x, c), _flipped(y, c)
+    found = np.empty((len(left), right.shape[1]), dtype=np.float32)
+    rows = max(1, BLOCK // max(1, right.shape[1]))
+    for start in range(0, len(left), rows):
+        found[start : start + rows] = _distances(left[start : start + rows], right, c)
     return found
 
 
-def _polar(space: npt.ArrayLike, c: float) -> tuple[Float64, Float64]:
-    """Directions (n, d), and radii times sqrt(c) (n,); the direction of the origin is 0."""
-    points = np.asarray(space, dtype=np.float64)
-    lengths = np.sqrt(np.square(points).sum(axis=1))
-    return points / np.where(lengths > 0, lengths, 1.0)[:, None], np.arcsinh(np.sqrt(c) * lengths)
+def mean_distance_matrix(groups: npt.ArrayLike, c: float) -> Float32:
+    """Mean distance between the points of each two groups, space parts (n, r, d) -> float32 (n, n), symmetric."""
+    points = np.asarray(groups)
+    count, each, _ = points.shape
+    left = lifted(points.reshape(count * each, -1), c)
+    right = [_flipped(points[:, number], c) for number in range(each)]
+    found = np.empty((count, count), dtype=np.float32)
+    rows = max(1, BLOCK // (count * each))
+    for start in range(0, count, rows):
+        # From the diagonal on, and mirrored.
+        block = left[start * each : (start + rows) * each]
+        mean = np.zeros((len(block) // each, count - start), dtype=np.float32)
+        for columns in right:
+            part = _distances(block, columns[:, start:], c)
+            for number in range(each):
+                mean += part[number::each]
+        mean /= np.float32(each * each)
+        found[start : start + rows, start:] = mean
+        found[start:, start : start + rows] = mean.T
+    return found
+
+
+def _flipped(space: npt.ArrayLike, c: float) -> Float64:
+    """-c times points with the space part's sign turned, as columns: x @ flipped = -c <x, y>_L."""
+    points = lifted(space, c)
+    points[:, 0] *= -1
+    points *= -c
+    return np.ascontiguousarray(points.T)
+
+
+def _distances(left: Float64, right: Float64, c: float) -> Float32:
+    product = left @ right
+    product -= 1
+    found = product.astype(np.float32)
+    np.maximum(found, 0, out=found)
+    found *= np.float32(0.5)
+    np.arcsinh(np.sqrt(found, out=found), out=found)
+    found *= np.float32(2 / np.sqrt(c))
+    return found
 
 
 def average_linkage(distances: Float32, sizes: npt.ArrayLike | None = None) -> Float64:
@@ -150,9 +171,9 @@ def dendrogram(space: npt.ArrayLike, c: float, *, exact_below: int = EXACT_BELOW
     if points.ndim != 2 or len(points) < 1:
         raise ValueError(f"expected space parts of shape (n, d) with n >= 1, got shape {points.shape}")
     if len(points) <= exact_below:
-        return average_linkage(distance_matrix(points, points, c))
+        return average_linkage(mean_distance_matrix(points[:, None], c))
     cells = _cells(points, c, seed)
-    parts = [average_linkage(distance_matrix(points[cell], points[cell], c)) for cell in cells]
+    parts = [average_linkage(mean_distance_matrix(points[cell][:, None], c)) for cell in cells]
     return _join(points, c, cells, parts, min(GROUPS, max(1, exact_below)))
 
 
@@ -202,7 +223,7 @@ def _join(points: Float32, c: float, cells: Sequence[Int64], parts: Sequence[Flo
         order = np.argsort(group_of, kind="stable")
         group_members += [cell[p] for p in np.split(order, np.cumsum(np.bincount(group_of))[:-1])]
     sizes = np.array([len(members) for members in group_members], dtype=np.float64)
-    above = average_linkage(_group_distances(points, c, group_members), sizes)
+    above = average_linkage(mean_distance_matrix(_representatives(points, group_members), c), sizes)
     firsts = np.array([members[0] for members in group_members], dtype=np.int64)
     representative = np.concatenate([firsts, np.zeros(len(above), dtype=np.int64)])
     rows = np.empty((len(above), 3))
@@ -215,17 +236,7 @@ def _join(points: Float32, c: float, cells: Sequence[Int64], parts: Sequence[Flo
     return _sorted_merges(np.concatenate([*merges, rows]), np.ones(len(points)))
 
 
-def _group_distances(points: Float32, c: float, members: Sequence[Int64]) -> Float32:
-    """Mean distance between evenly chosen members of each two groups: float32 (groups, groups)."""
+def _representatives(points: Float32, members: Sequence[Int64]) -> Float32:
+    """Evenly chosen members of each group: space parts (groups, REPRESENTATIVES, d)."""
     places = (np.arange(REPRESENTATIVES) + 0.5) / REPRESENTATIVES
-    chosen = np.stack([group[(places * len(group)).astype(np.int64)] for group in members])
-    total = np.zeros((len(members), len(members)), dtype=np.float32)
-    for i in range(REPRESENTATIVES):
-        x = points[chosen[:, i]]
-        total += distance_matrix(x, x, c)
-        for j in range(i + 1, REPRESENTATIVES):
-            part = distance_matrix(x, points[chosen[:, j]], c)
-            total += part
-            total += part.T
-    total /= np.float32(REPRESENTATIVES**2)
-    return total
+    return points[np.stack([group[(places * len(group)).astype(np.int64)] for group in members])]

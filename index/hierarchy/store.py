@@ -98,8 +98,7 @@ def load(folder: Path, source: Source) -> dict[str, Any]:
         sequence, dim, c = int(manifest["sequence"]), int(manifest["embedding_dim"]), float(manifest["c"])
         whole = _is_tree(parents) and len(ids) == len(set(ids)) == len(parents) == len(heights) == manifest["nodes"]
         whole &= len(rows) == len(owners) == len(codes) == manifest["items"] and bool((np.diff(rows) > 0).all())
-        whole &= len(rows) == 0 or (0 <= owners.min() and owners.max() < len(ids) and 0 <= codes.min())
-        whole &= len(rows) == 0 or codes.max() < len(paths)
+        whole &= bool(((owners >= 0) & (owners < len(ids)) & (codes >= 0) & (codes < len(paths))).all())
         fit = _read_fit(files["fit.json"]) if "fit.json" in files else None
     except UNREADABLE as error:
         raise HierarchyError(f"{folder / 'tree'} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from error

@@ -260,7 +260,8 @@ class Hierarchy:
 
         An item goes where average linkage would have put it: from the owner of its nearest neighbour upwards to the
         first node whose height is not below its mean distance to the members (:mod:`index.hierarchy.routing`).
-        Centroids and radii are brought up to date; nodes are not made. :class:`PointError` for rows that are there already.
+        Centroids and radii are brought up to date; nodes are not made. :class:`PointError` for rows that are there
+        already.
         """
         points, numbers, paths = _valid_items(space, rows, labels, self.embedding_dim)
         known = self.items.positions(numbers) >= 0
