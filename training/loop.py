@@ -25,6 +25,7 @@ from training.groups import parameter_groups
 from training.guard import Guard
 from training.losses.objective import Objective
 from training.process_state import deterministic, stop_on_signal
+from training.pseudo_path import ancestors_of_run
 from training.recipe import Recipe
 from training.run_folder import (
     TrainingError,
@@ -74,7 +75,9 @@ def train(
         processes = Processes(fabric)
         processes.on_first(lambda: prepare_run(recipe, run, resume))
         try:
-            return _Run(recipe, data, run, fabric, cache=cache, progress=progress, evaluate=evaluate).go(resume)
+            return _Run(
+                recipe, data, run, fabric, cache=cache, resume=resume, progress=progress, evaluate=evaluate
+            ).go()
         finally:
             processes.leave()
 
@@ -90,10 +93,11 @@ class _Run:
         fabric: Fabric,
         *,
         cache: Path,
+        resume: bool,
         progress: bool,
         evaluate: Evaluate | None,
     ) -> None:
-        self.recipe, self.run, self.fabric = recipe, run, fabric
+        self.recipe, self.run, self.fabric, self.resume = recipe, run, fabric, resume
         self.processes = Processes(fabric)
         self.progress = progress and self.processes.first
         self.skipped: dict[Path, str] = {}
@@ -104,8 +108,13 @@ class _Run:
         self.source: FeatureBatches | PhotoBatches = batches_of(
             recipe, data, self.encoder, cache=cache, processes=self.processes, skipped=self.skipped, progress=progress
         )
+        ancestors = ancestors_of_run(
+            recipe, self.source, self.encoder, run, cache=cache, processes=self.processes, resume=resume,
+            skipped=self.skipped, progress=progress,
+        )  # fmt: skip
         self.model = TrainingModel(
-            self.encoder, Objective(recipe.loss, recipe.model, self.encoder.curvature, self.source.label_paths)
+            self.encoder,
+            Objective(recipe.loss, recipe.model, self.encoder.curvature, self.source.label_paths, ancestors),
         )
         self.optimiser = RiemannianAdamW(
             parameter_groups(self.model, recipe.optimiser),
@@ -121,9 +130,9 @@ class _Run:
             write_classes(run, self.source.label_paths)
         self._write_skipped()
 
-    def go(self, resume: bool) -> Encoder:
+    def go(self) -> Encoder:
         """Run the steps that are left."""
-        start = self._load() if resume else 0
+        start = self._load() if self.resume else 0
         if self.processes.first:
             keep_rows(self.run, start)
         self.processes.make_alike((*self.model.parameters(), *self.model.buffers()))

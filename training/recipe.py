@@ -137,13 +137,30 @@ class HierarchyConfig(_Section):
 
 
 class PathConfig(_Section):
-    """Label-path term: cross-entropy over each ancestor level of the label path."""
+    """Label-path term: cross-entropy over each ancestor level of the label path.
 
-    weight: float = Field(ge=0)
+    ``labels``: the levels above the class, none where labels have one level. ``pseudo``: clusters of the classes by the
+    features of the backbone as it is at the start, see training/pseudo_path.py. ``auto``: labels, or else pseudo.
+    """
+
+    weight: float = Field(ge=0, description="0: the ancestors are there for [loss.cone] alone")
+    ancestors: Literal["labels", "pseudo", "auto"] = Field(default="labels", description="where they come from")
     temperature: float = Field(default=0.5, gt=0)
     coarse_radius: float = Field(default=0.6, gt=0, le=1, description="most specific ancestors, as a share of R")
     root_radius: float = Field(default=0.35, gt=0, le=1, description="most general ancestors, as a share of R")
     radius: float = Field(default=3.0, gt=0, description="R: the images' shell, in geodesic units")
+
+
+class ConeConfig(_Section):
+    """Entailment cones at the ancestors of [loss.path]: images must lie in those of their own."""
+
+    weight: float = Field(ge=0)
+    boundary: float = Field(
+        default=0.1, gt=0, description="K: half aperture arcsin(2 K / sinh(sqrt(c) radius)), pi/2 nearer the origin"
+    )
+    margin: float | None = Field(
+        default=None, gt=0, description="radians that images keep from the cones of others; absent: they need not"
+    )
 
 
 class LossConfig(_Section):
@@ -156,12 +173,17 @@ class LossConfig(_Section):
     pairwise: PairwiseConfig | None = None
     hierarchy: HierarchyConfig | None = None
     path: PathConfig | None = None
+    cone: ConeConfig | None = None
 
     @model_validator(mode="after")
     def _some_metric_term(self) -> Self:
         if self.proxy_anchor is None and self.pairwise is None and self.library is None:
             raise ValueError(
                 "expected [loss.proxy_anchor], [loss.pairwise] or [loss.library]: nothing would be learned"
+            )
+        if self.cone is not None and self.path is None:
+            raise ValueError(
+                "[loss.cone] needs [loss.path], which places the ancestors (with weight 0 for cones alone)"
             )
         return self
 
@@ -218,6 +240,11 @@ class Recipe(_Section):
             raise ValueError("train.checkpoint_activations: a frozen backbone keeps no activations, remove it")
         if self.loss.hierarchy is not None and self.model.geometry == "euclidean":
             raise ValueError("loss.hierarchy needs model.geometry 'lorentz' or 'poincare', not 'euclidean'")
+        if self.loss.cone is not None and self.model.geometry == "euclidean":
+            raise ValueError(
+                "loss.cone needs model.geometry 'lorentz' or 'poincare', not 'euclidean': entailment cones are regions "
+                "of hyperbolic space; the Euclidean control goes without"
+            )
         return self
 
 

@@ -31,7 +31,7 @@ from training.losses.objective import Objective
 from training.recipe import Recipe, load_recipe
 from training.report_analysis import Rankings, rank_queries, spread_sample
 from training.report_layout import DiskLayout, PlaneLayout, disk_layout, plane_layout
-from training.run_folder import CLASSES_FILE, METRICS_FILE, RECIPE_FILE, SKIPPED_FILE
+from training.run_folder import CLASSES_FILE, METRICS_FILE, RECIPE_FILE, SKIPPED_FILE, read_ancestors
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,8 @@ def learned_nodes(run: Path, recipe: Recipe, embedder: Embedder) -> Nodes:
         return empty
     try:
         label_paths = [tuple(path) for path in json.loads((run / CLASSES_FILE).read_text(encoding="utf-8"))]
-        objective = Objective(recipe.loss, embedder.config, embedder.encoder.curvature, label_paths)
+        known = read_ancestors(run, len(label_paths))
+        objective = Objective(recipe.loss, embedder.config, embedder.encoder.curvature, label_paths, known)
         objective.load_state_dict({name: value.to(embedder.device) for name, value in state.items()})
     except (OSError, ValueError, RuntimeError, LookupError, TypeError) as error:
         raise ReportError(f"{run}: the learned proxies do not fit the recipe and {CLASSES_FILE}: {error}") from error
@@ -178,9 +179,8 @@ def learned_nodes(run: Path, recipe: Recipe, embedder: Embedder) -> Nodes:
     with torch.no_grad():
         c = embedder.encoder.curvature()
         if objective.has_path:
-            for level in range(1, len(label_paths[0])):
-                names = sorted({path[:level] for path in label_paths})
-                parts.append(objective.path.points(level - 1, c))
+            for level, names in enumerate(objective.path.names):
+                parts.append(objective.path.points(level, c))
                 ancestors += names
             number = {name: row for row, name in enumerate(ancestors)}
             edges = [(row, number[name[:-1]]) for name, row in number.items() if len(name) > 1]

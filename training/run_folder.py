@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from training.recipe import Recipe, dump_recipe
+from training.recipe import Recipe, dump_recipe, load_recipe
 
 STATE_FILE = "training_state.pt"
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 RECIPE_FILE = "recipe.toml"
 CLASSES_FILE = "classes.json"
+ANCESTORS_FILE = "ancestors.json"
 SKIPPED_FILE = "skipped.jsonl"
 
 
@@ -32,7 +33,8 @@ def prepare_run(recipe: Recipe, run: Path, resume: bool) -> None:
     if resume:
         if not recipe_file.is_file():
             raise TrainingError(f"{run} holds no run to resume from: start without --resume")
-        if recipe_file.read_text(encoding="utf-8") != text:
+        # Compared as recipes: a key that this version added has its default in an older run.
+        if load_recipe(recipe_file) != recipe:
             raise TrainingError(f"{run} was started with another recipe than this (see its {RECIPE_FILE})")
         _recover_checkpoint(run)
         return
@@ -95,6 +97,28 @@ def write_classes(run: Path, label_paths: list[tuple[str, ...]]) -> None:
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise TrainingError(f"the classes of the photos are not those that {run} was started with: start a new run")
     _write_whole(path, text)
+
+
+def write_ancestors(run: Path, ancestors: list[tuple[str, ...]]) -> None:
+    """The ancestors of each class, in the order of ``classes.json``, where they are not those of its label path."""
+    _write_whole(run / ANCESTORS_FILE, json.dumps(ancestors, ensure_ascii=False, indent=0) + "\n")
+
+
+def read_ancestors(run: Path, num_classes: int) -> list[tuple[str, ...]] | None:
+    """What :func:`write_ancestors` wrote; None where it wrote nothing. Raises :class:`TrainingError`."""
+    path = run / ANCESTORS_FILE
+    if not path.is_file():
+        return None
+    try:
+        ancestors = [tuple(str(name) for name in names) for names in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise TrainingError(f"{path} is damaged: expected a list of lists of names ({error})") from error
+    if len(ancestors) != num_classes or len({len(names) for names in ancestors}) != 1:
+        raise TrainingError(
+            f"{path} is not of this run: expected equally many ancestors of each of {num_classes} classes, found "
+            f"{len(ancestors)} rows: start a new run"
+        )
+    return ancestors
 
 
 def _write_whole(path: Path, text: str) -> None:

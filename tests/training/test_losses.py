@@ -10,6 +10,7 @@ from torch import Tensor
 from hyperbolic import lorentz, poincare
 from hyperbolic.curvature import Curvature, LorentzParameter
 from hyperbolic.models.config import ModelConfig
+from training.losses.ancestors import AncestorPoints
 from training.losses.hierarchy import (
     HierarchicalProxyLoss,
     draw_triplets,
@@ -19,7 +20,7 @@ from training.losses.hierarchy import (
 from training.losses.library import GeodesicSimilarity
 from training.losses.objective import Objective
 from training.losses.pairwise import pairwise_cross_entropy
-from training.losses.path import LabelPathLoss
+from training.losses.path import label_path_loss
 from training.recipe import HierarchyConfig, LibraryConfig, LossConfig, PairwiseConfig, PathConfig, ProxyAnchorConfig
 
 LORENTZ = ModelConfig(backbone="unused", embedding_dim=8, x_time_max=math.cosh(3.0))
@@ -195,20 +196,23 @@ def test_hier_distances_are_the_balls_own() -> None:
 
 def test_label_path_loss_is_its_formula_and_radii_shrink_towards_the_root() -> None:
     config = PathConfig(weight=1.0, temperature=0.5, radius=3.0, coarse_radius=0.6, root_radius=0.35)
-    loss = LabelPathLoss(PATHS, 8, config)
+    ancestors = AncestorPoints([path[:-1] for path in PATHS], 8, config)
     c = torch.tensor(1.0)
-    assert [len(d) for d in loss.directions] == [2, 3]
-    assert loss.radii == pytest.approx([1.05, 1.8])
-    for level, radius in enumerate(loss.radii):
-        assert torch.allclose(torch.asinh(loss.points(level, c).norm(dim=-1)), torch.tensor(radius), atol=1e-5)
+    assert [len(d) for d in ancestors.directions] == [2, 3]
+    assert ancestors.radii == pytest.approx([1.05, 1.8])
+    for level, radius in enumerate(ancestors.radii):
+        assert torch.allclose(torch.asinh(ancestors.points(level, c).norm(dim=-1)), torch.tensor(radius), atol=1e-5)
     space, classes = points(4, radius=3.0), torch.tensor([0, 1, 2, 3])
     expected = 0.0
     for level, target in ((0, [0, 0, 0, 1]), (1, [0, 0, 1, 2])):
-        d = lorentz.distance(lorentz.lift(space, 1.0)[:, None], lorentz.lift(loss.points(level, c), 1.0)[None], 1.0)
+        d = lorentz.distance(
+            lorentz.lift(space, 1.0)[:, None], lorentz.lift(ancestors.points(level, c), 1.0)[None], 1.0
+        )
         for row, t in zip(d.tolist(), target, strict=True):
             mass = [math.exp(-value / 0.5) for value in row]
             expected += -math.log(mass[t] / sum(mass)) / 4
-    assert float(loss(space, classes, c).detach()) == pytest.approx(expected, rel=1e-4)
+    found = label_path_loss(space, ancestors.levels(classes, c), c, config.temperature)
+    assert float(found.detach()) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_path_of_one_level_has_no_path_term() -> None:

@@ -10,7 +10,10 @@ SHIPPED = sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
 def test_the_recipes_that_the_readme_names_ship() -> None:
-    assert {"grocery-lhier-128", "grocery-hier-128", "folder-lhier-128", "specimens-lhier-128"} <= set(SHIPPED)
+    assert {
+        "grocery-lhier-128", "grocery-lhier-128-hierarchy", "grocery-hier-128", "folder-lhier-128",
+        "specimens-lhier-128",
+    } <= set(SHIPPED)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -96,3 +99,10 @@ def test_compared_recipes_differ_in_the_method_only(ours: str, theirs: str) -> N
     a, b = (flat(load_recipe(name).model_dump(mode="json")) for name in (ours, theirs))
     differing = {key for key in a.keys() | b.keys() if a.get(key) != b.get(key)}
     assert {key for key in differing if not key.startswith(METHOD_KEYS)} == set()
+
+
+def test_hierarchy_first_differs_from_the_default_in_the_weight_of_the_path_term() -> None:
+    first, default = (load_recipe(name) for name in ("grocery-lhier-128-hierarchy", "grocery-lhier-128"))
+    a, b = flat(first.model_dump(mode="json")), flat(default.model_dump(mode="json"))
+    assert {key for key in a if a[key] != b[key]} == {"name", "description", "loss.path.weight"}
+    assert (a["loss.path.weight"], b["loss.path.weight"]) == (0.3, 0.15)

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from hyperbolic import lorentz
 from hyperbolic.curvature import Curvature
 from hyperbolic.models.config import ModelConfig
+from training.losses.ancestors import AncestorPoints
+from training.losses.cone import entailment_cone_loss
 from training.losses.hierarchy import HierarchicalProxyLoss
 from training.losses.library import GeodesicSimilarity, build_library_loss
 from training.losses.pairwise import pairwise_cross_entropy
-from training.losses.path import LabelPathLoss
+from training.losses.path import label_path_loss
 from training.recipe import LossConfig
 
 
@@ -26,8 +28,14 @@ class Objective(nn.Module):
     """
 
     def __init__(
-        self, config: LossConfig, model: ModelConfig, curvature: Curvature, label_paths: Sequence[tuple[str, ...]]
+        self,
+        config: LossConfig,
+        model: ModelConfig,
+        curvature: Curvature,
+        label_paths: Sequence[tuple[str, ...]],
+        ancestors: Sequence[tuple[str, ...]] | None = None,
     ) -> None:
+        """``label_paths``: of each class; ``ancestors``: of each class, where they are not those of its label path."""
         super().__init__()
         self.config = config
         dim = model.embedding_dim
@@ -38,10 +46,12 @@ class Objective(nn.Module):
             self.library = build_library_loss(config.library, len(label_paths), dim, self.similarity)
         if config.hierarchy is not None:
             self.hierarchy = HierarchicalProxyLoss(model, curvature, config.hierarchy)
+        if ancestors is None:
+            ancestors = [path[:-1] for path in label_paths]
         # A label path of one level has no ancestors: nothing to pull together.
-        self.has_path = config.path is not None and len(label_paths[0]) > 1
+        self.has_path = config.path is not None and len(ancestors[0]) > 0
         if config.path is not None and self.has_path:
-            self.path = LabelPathLoss(label_paths, dim, config.path)
+            self.path = AncestorPoints(ancestors, dim, config.path)
 
     def forward(
         self, space: Float[Tensor, "n d"], classes: Int[Tensor, " n"], c: Float[Tensor, ""]
@@ -69,6 +79,10 @@ class Objective(nn.Module):
                 terms["hierarchy"] = self.hierarchy(space, classes, c)
                 total = total + config.hierarchy.weight * terms["hierarchy"]
             if config.path is not None and self.has_path:
-                terms["path"] = self.path(space, classes, c)
+                levels = self.path.levels(classes, c)
+                terms["path"] = label_path_loss(space, levels, c, config.path.temperature)
                 total = total + config.path.weight * terms["path"]
+                if config.cone is not None:
+                    terms["cone"] = entailment_cone_loss(space, levels, c, config.cone)
+                    total = total + config.cone.weight * terms["cone"]
         return total, {name: value.detach() for name, value in terms.items()}
