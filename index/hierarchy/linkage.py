@@ -59,6 +59,8 @@ def mean_distance_matrix(groups: npt.ArrayLike, c: float) -> Float32:
             for number in range(each):
                 mean += part[number::each]
         mean /= np.float32(each * each)
+        square = mean[:, : len(mean)]
+        np.maximum(square, square.T.copy(), out=square)  # a product rounds differently on either side of the diagonal
         found[start : start + rows, start:] = mean
         found[start:, start : start + rows] = mean.T
     return found
@@ -84,12 +86,13 @@ def _distances(left: Float64, right: Float64, c: float) -> Float32:
 
 
 def average_linkage(distances: Float32, sizes: npt.ArrayLike | None = None) -> Float64:
-    """Merge matrix (n - 1, 4) of average linkage (UPGMA) on a square matrix of distances (n, n), which is used up.
+    """Merge matrix (n - 1, 4) of average linkage (UPGMA) on a matrix of distances (n, n), which is used up.
 
     The distance of two clusters is the mean over all pairs of their members; `sizes` (n,): how many items each of the
     n already stands for (1 by default), so that given distances are means over their members. Nearest-neighbour chains
-    (Murtagh 1983): O(n^2) time, no memory beyond the matrix, which is overwritten. Averages are kept no smaller than
-    the smaller of the two distances they come from, so that rounding cannot send a chain in a circle.
+    (Murtagh 1983): O(n^2) time, no memory beyond the matrix, which must be symmetric to the last bit. Averages are
+    kept no smaller than the smaller of the two distances they come from, so that rounding cannot send a chain in a
+    circle.
     """
     count = len(distances)
     if distances.shape != (count, count):
