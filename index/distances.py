@@ -30,24 +30,32 @@ def distances(queries: Float64, points: npt.NDArray[np.floating], c: float) -> F
     part. Relative error against 60 digits <= 1e-14 out to radius 15 (tests/index/test_distances.py); equal
     points are at exactly 0.
 
-    Shapes: queries (q, d), points (q, m, d) -> (q, m). Memory: four float64 copies of `points`.
+    Shapes: queries (q, d), points (q, m, d) -> (q, m). Memory: three float64 copies of `points`.
     """
     root = np.sqrt(c)
-    x, y = np.asarray(points, dtype=np.float64), queries[:, None, :]
-    x_norm, y_norm = norms(x), norms(queries)[:, None]
-    delta = x - y
-    squares = (delta * (x + y)).sum(axis=-1)  # |x|^2 - |y|^2
+    x = np.array(points, dtype=np.float64)  # a copy: it is written over below
+    x_norm, y_norm = np.sqrt(np.einsum("qmd,qmd->qm", x, x)), norms(queries)[:, None]
+    delta = x - queries[:, None]
+    squares = np.einsum("qmd,qmd->qm", delta, x) + np.einsum("qmd,qd->qm", delta, queries)  # |x|^2 - |y|^2
     total = x_norm + y_norm
     # Two points at the origin: every numerator below is 0.
     radial_part = squares / np.where(total > 0, total, 1.0)  # |x| - |y|
-    # x/|x| - y/|y| = (delta - radial_part * unit) / larger, where unit is the direction of the shorter
-    # vector.
-    smaller, larger = np.minimum(x_norm, y_norm), np.maximum(x_norm, y_norm)
-    shorter = np.where((x_norm < y_norm)[..., None], x, y)
-    shorter *= (radial_part / np.where(smaller > 0, smaller, 1.0))[..., None]
-    delta -= shorter
-    angular = c / 4 * smaller / np.where(larger > 0, larger, 1.0) * np.square(delta, out=delta).sum(axis=-1)
+    # delta - radial_part y/|y| = |x| (x/|x| - y/|y|), and the same with x and y changed about where x is much the
+    # shorter: radial_part is large there.
+    shorter = 2 * x_norm < y_norm
+    few = delta[shorter] - x[shorter] * _ratio(radial_part, x_norm)[shorter][:, None]
+    delta -= np.multiply(queries[:, None], _ratio(radial_part, y_norm)[..., None], out=x)
+    across, ratio = np.einsum("qmd,qmd->qm", delta, delta), _ratio(y_norm, x_norm)
+    if len(few):
+        across[shorter] = np.square(few).sum(axis=-1)
+        ratio[shorter] = _ratio(x_norm, y_norm)[shorter]
+    angular = c / 4 * ratio * across
     a, b = root * x_norm, root * y_norm
     cross = a * np.sqrt(1 + b * b) + b * np.sqrt(1 + a * a)
     half = np.arcsinh(c * squares / np.where(cross > 0, cross, 1.0)) / 2  # half of asinh(a) - asinh(b)
     return np.asarray(2 / root * np.arcsinh(np.sqrt(np.square(np.sinh(half)) + angular)))
+
+
+def _ratio(numerator: Float64, denominator: Float64) -> Float64:
+    """The numerator itself where the denominator is 0."""
+    return np.asarray(numerator / np.where(denominator > 0, denominator, 1.0))

@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from index.errors import FaissMissingError
 
 _lock = threading.Lock()
@@ -57,3 +60,49 @@ def own_method(index: Any, name: str) -> Any:
     the process by versions that take no search parameters, and keeps the originals as `<name>_numpy`.
     """
     return getattr(index, f"{name}_numpy", None) or getattr(index, name)
+
+
+def search_lists(
+    inverted: Any, queries: npt.NDArray[np.float32], lists: npt.NDArray[np.int64], count: int,
+    allowed: npt.NDArray[np.bool_] | None,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:  # fmt: skip
+    """The `count` best rows of one list for each query: queries (n, d), lists (n,) -> scores and ids (n, count).
+
+    What FAISS's Python offers as `search_preassigned` takes no search parameters; the C++ below it does.
+    """
+    library = faiss()
+    queries, lists = np.ascontiguousarray(queries), np.ascontiguousarray(lists)
+    scores = np.empty((len(queries), count), dtype=np.float32)
+    ids = np.empty((len(queries), count), dtype=np.int64)
+    nothing = np.zeros(len(queries), dtype=np.float32)  # distances to the centroids, which our scans have no use for
+    pointer = library.swig_ptr
+    inverted.search_preassigned_c(
+        len(queries), pointer(queries), count, pointer(lists), pointer(nothing), pointer(scores), pointer(ids),
+        False, _one_list(allowed),
+    )  # fmt: skip
+    return scores, ids
+
+
+def range_search_lists(
+    inverted: Any, queries: npt.NDArray[np.float32], lists: npt.NDArray[np.int64], threshold: float,
+    allowed: npt.NDArray[np.bool_] | None,
+) -> npt.NDArray[np.int64]:  # fmt: skip
+    """Ids of the rows beyond `threshold` in one list for each query, all together."""
+    library = faiss()
+    queries, lists = np.ascontiguousarray(queries), np.ascontiguousarray(lists)
+    nothing = np.zeros(len(queries), dtype=np.float32)
+    result = library.RangeSearchResult(len(queries))
+    pointer = library.swig_ptr
+    inverted.range_search_preassigned_c(
+        len(queries), pointer(queries), threshold, pointer(lists), pointer(nothing), result, False, _one_list(allowed)
+    )
+    total = int(library.rev_swig_ptr(result.lims, len(queries) + 1)[-1])
+    return np.array(library.rev_swig_ptr(result.labels, total), dtype=np.int64)
+
+
+def _one_list(allowed: npt.NDArray[np.bool_] | None) -> Any:
+    library = faiss()
+    if allowed is None:
+        return library.SearchParametersIVF(nprobe=1)
+    chosen = library.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
+    return library.SearchParametersIVF(sel=chosen, nprobe=1)

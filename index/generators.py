@@ -1,5 +1,7 @@
 """Candidate generators: what FAISS scans in float32, and what its float32 answers can guarantee.
 
+Here what all of them share, and generator A; B is in :mod:`index.ball_rows`, the lists in :mod:`index.list_rows`.
+
 A generator holds the rows of one index in order. It proposes candidates, says from which proposals the exact
 neighbours are certain to be among them, and lists everything that could lie within a given distance. Exact
 distances are not its business: :mod:`index.lorentz_index` re-ranks in float64.
@@ -8,33 +10,45 @@ Notation: K = 1/c, r = radius of the query, d = distance of the k-th best candid
 """
 
 import math
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from index.distances import Float64, norms
+from index.exact_points import Float32, Int64
 from index.faiss_library import faiss, inner_products_by_blas, own_method
 
-Float32 = npt.NDArray[np.float32]
-Int64 = npt.NDArray[np.int64]
 Bool = npt.NDArray[np.bool_]
 
 ROUNDING = 2.0**-24  # relative error of one float32 operation
 LARGEST = float(np.finfo(np.float32).max)
+FAISS_FILE, SPACE_FILE = "index.faiss", "space.npy"
 LARGEST_INNER_PRODUCT_RADIUS = 30.0  # of a query, in units of sqrt K: beyond it float32 products may overflow
+
+
+class Candidates(NamedTuple):
+    """What a scan proposes, and what :meth:`Generator.certified` needs to judge it."""
+
+    positions: Int64  # (q, m); -1 where there were fewer
+    last: Float64  # (q,): score that no row of the scan that was not proposed exceeds
+    centre: Float64 | None = None  # (q,): where generator B scanned, as a fraction of the query's ball coordinates
+    lists: Int64 | None = None  # (q, p): the lists that were scanned; None where everything was
+    outside: Float64 | None = None  # (q,): no point that was not scanned lies nearer than this
 
 
 class Generator(Protocol):
     """The rows of one index, as FAISS scans them."""
 
     name: str
+    compact: bool  # whether rows move up when others are removed
 
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
 
     def remove(self, positions: Int64) -> None:
-        """Remove rows by position; the others keep their order."""
+        """Remove rows by position; the others keep their order, or (not `compact`) their positions."""
 
     def gather(self, positions: Int64) -> Float32:
         """Space parts exactly as they were added: positions (...) -> (..., d)."""
@@ -42,18 +56,25 @@ class Generator(Protocol):
     def serves(self, queries: Float64) -> Bool:
         """Queries (q, d) that float32 can answer at all -> (q,)."""
 
-    def candidates(self, queries: Float64, count: int, allowed: Bool | None) -> tuple[Int64, Float64]:
-        """The `count` best rows by the float32 scan -> positions (q, count) and the last one's score (q,)."""
+    def candidates(self, queries: Float64, count: int, allowed: Bool | None, nprobe: int | None = None) -> Candidates:
+        """The `count` best rows by the float32 scan, of the `nprobe` nearest lists where there are lists."""
 
-    def certified(self, queries: Float64, kth_distance: Float64, last_score: Float64) -> Bool:
-        """Where no row outside the candidates can lie within `kth_distance` (q,) of its query -> (q,)."""
+    def certified(self, queries: Float64, kth_distance: Float64, candidates: Candidates) -> Bool:
+        """Where no row of the scan that was not proposed can lie within `kth_distance` (q,) of its query -> (q,)."""
 
-    def within(self, query: Float64, distance: float, allowed: Bool | None) -> Int64:
-        """Positions of every row that could lie within `distance` of one query (d,); a few others may be
-        among them."""
+    def within(self, query: Float64, distance: float, allowed: Bool | None, lists: Int64 | None = None) -> Int64:
+        """Positions of every row (of `lists`, or of all) that could lie within `distance` of one query (d,); a few
+        others may be among them."""
+
+    def write(self, folder: Path) -> None:
+        """Write everything into files of `folder`."""
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes held in memory."""
 
 
-def _selector(allowed: Bool | None) -> Any:
+def selector(allowed: Bool | None) -> Any:
     """Search parameters that keep to the allowed rows; with any selector FAISS uses its exact kernels."""
     library = faiss()
     if allowed is None:
@@ -61,10 +82,11 @@ def _selector(allowed: Bool | None) -> Any:
     return library.SearchParameters(sel=library.IDSelectorBitmap(np.packbits(allowed, bitorder="little")))
 
 
-def _remove(flat: Any, positions: Int64) -> None:
-    gone = np.zeros(flat.ntotal, dtype=bool)
+def remove_rows(index: Any, positions: Int64, count: int) -> None:
+    """Take rows out of a FAISS index by position, of `count` that there are."""
+    gone = np.zeros(count, dtype=bool)
     gone[positions] = True
-    flat.remove_ids(faiss().IDSelectorBitmap(np.packbits(gone, bitorder="little")))
+    index.remove_ids(faiss().IDSelectorBitmap(np.packbits(gone, bitorder="little")))
 
 
 def _rows(flat: Any) -> Float32:
@@ -75,7 +97,8 @@ def _rows(flat: Any) -> Float32:
     return view
 
 
-def _inner_product_factor(embedding_dim: int) -> float:
+def inner_product_factor(embedding_dim: int) -> float:
+    """f of the bound f u sum |terms|/2 on a float32 inner product of d + 1 terms: see :class:`InnerProductRows`."""
     return 2.0 * (embedding_dim + 4)
 
 
@@ -86,7 +109,7 @@ def inner_product_radius(embedding_dim: int) -> float:
     There its allowance eps is 0.004 K, as much as K cosh(d / sqrt K) grows over the last candidates of a
     dense cluster.
     """
-    return 0.5 * math.log(4 * 0.004 / (_inner_product_factor(embedding_dim) * ROUNDING))
+    return 0.5 * math.log(4 * 0.004 / (inner_product_factor(embedding_dim) * ROUNDING))
 
 
 class InnerProductRows:
@@ -105,11 +128,29 @@ class InnerProductRows:
     """
 
     name = "inner_product"
+    compact = True
 
     def __init__(self, embedding_dim: int, c: float, flat: Any = None) -> None:
         self.c = c
         self.flat = faiss().IndexFlatIP(embedding_dim + 1) if flat is None else flat
-        self._factor = _inner_product_factor(embedding_dim)
+        self._factor = inner_product_factor(embedding_dim)
+
+    @classmethod
+    def read(cls, folder: Path, embedding_dim: int, c: float) -> Self:
+        """What :meth:`write` wrote."""
+        return cls(embedding_dim, c, faiss().read_index(str(folder / FAISS_FILE)))
+
+    def write(self, folder: Path) -> None:
+        """index.faiss"""
+        faiss().write_index(self.flat, str(folder / FAISS_FILE))
+
+    def __len__(self) -> int:
+        return int(self.flat.ntotal)
+
+    @property
+    def resident_bytes(self) -> int:
+        """4 (d + 1) n"""
+        return 4 * int(self.flat.d) * len(self)
 
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
@@ -117,7 +158,7 @@ class InnerProductRows:
 
     def remove(self, positions: Int64) -> None:
         """Remove rows by position."""
-        _remove(self.flat, positions)
+        remove_rows(self.flat, positions, len(self))
 
     def gather(self, positions: Int64) -> Float32:
         """Space parts exactly as they were added."""
@@ -129,27 +170,27 @@ class InnerProductRows:
             np.arcsinh(math.sqrt(self.c) * norms(queries)) <= LARGEST_INNER_PRODUCT_RADIUS, dtype=np.bool_
         )
 
-    def candidates(self, queries: Float64, count: int, allowed: Bool | None) -> tuple[Int64, Float64]:
+    def candidates(self, queries: Float64, count: int, allowed: Bool | None, nprobe: int | None = None) -> Candidates:
         """The `count` largest inner products."""
         rows = self._flipped(queries)
         if allowed is None and len(rows) > 1:
             with inner_products_by_blas():
                 scores, positions = own_method(self.flat, "search")(rows, count)
         else:
-            scores, positions = own_method(self.flat, "search")(rows, count, params=_selector(allowed))
-        return positions, scores[:, -1].astype(np.float64)
+            scores, positions = own_method(self.flat, "search")(rows, count, params=selector(allowed))
+        return Candidates(positions, scores[:, -1].astype(np.float64))
 
-    def certified(self, queries: Float64, kth_distance: Float64, last_score: Float64) -> Bool:
+    def certified(self, queries: Float64, kth_distance: Float64, candidates: Candidates) -> Bool:
         """-s_m > K cosh(d / sqrt K) + eps."""
-        return np.asarray(-last_score > self._threshold(queries, kth_distance), dtype=np.bool_)
+        return np.asarray(-candidates.last > self._threshold(queries, kth_distance), dtype=np.bool_)
 
-    def within(self, query: Float64, distance: float, allowed: Bool | None) -> Int64:
+    def within(self, query: Float64, distance: float, allowed: Bool | None, lists: Int64 | None = None) -> Int64:
         """Rows with s >= -(K cosh(d / sqrt K) + eps)."""
         threshold = float(self._threshold(query[None], np.array([distance]))[0])
         # Downwards by more than the rounding of float32(threshold) could be upwards; FAISS compares strictly.
         bound = np.float32(max(-threshold * (1 + 2 * ROUNDING), -LARGEST))
         _, _, positions = own_method(self.flat, "range_search")(
-            self._flipped(query[None]), float(bound), params=_selector(allowed)
+            self._flipped(query[None]), float(bound), params=selector(allowed)
         )
         return np.asarray(positions, dtype=np.int64)
 
@@ -166,96 +207,3 @@ class InnerProductRows:
         farthest_time = np.cosh(np.minimum(root * (radius + distance), 700.0)) / root
         eps = self._factor * ROUNDING * np.sqrt(1 / self.c + np.square(query_norms)) * farthest_time
         return np.asarray(np.cosh(np.minimum(root * distance, 700.0)) / self.c + eps)
-
-
-class BallRows:
-    """Generator B: Euclidean distances between Poincare-ball coordinates of the unit ball, good at any
-    radius.
-
-    x -> b = sqrt c x_s / (1 + sqrt c x_time). With t = tanh(d / 2 sqrt K), w = 2 sqrt K / (q_time + sqrt K)
-    and |b_q|^2 = 1 - w, the hyperbolic ball of radius d about q *is* the Euclidean ball about b_q (1 -
-    t^2)/(1 - |b_q|^2 t^2) of radius w t / (1 - |b_q|^2 t^2), whose points lie within w t / (1 - |b_q| t) of
-    b_q. All of 1 - |b_q|^2 t^2 is computed as (1 - t^2) + w t^2, which does not cancel.
-
-    The float32 error of a Euclidean distance D is at most 4 u (rounding the two points, and the centre) +
-    (d + 4)/2 u D (the sums of squares, worst case). Memory: 8 d n bytes: the ball rows, and the exact space
-    parts for the re-rank.
-    """
-
-    name = "ball"
-
-    def __init__(self, embedding_dim: int, c: float, flat: Any = None, space: Float32 | None = None) -> None:
-        self.c = c
-        self.flat = faiss().IndexFlatL2(embedding_dim) if flat is None else flat
-        # Grown by doubling, so that adding one row at a time stays cheap.
-        self._buffer = np.zeros((0, embedding_dim), dtype=np.float32) if space is None else space
-
-    @property
-    def space(self) -> Float32:
-        """The exact space parts (n, d)."""
-        return self._buffer[: self.flat.ntotal]
-
-    def add(self, space: Float32) -> None:
-        """Append rows (n, d)."""
-        start, end = self.flat.ntotal, self.flat.ntotal + len(space)
-        if end > len(self._buffer):
-            grown = np.empty((max(end, 2 * len(self._buffer)) if start else end, space.shape[1]), dtype=np.float32)
-            grown[:start] = self._buffer[:start]
-            self._buffer = grown
-        self._buffer[start:end] = space
-        self.flat.add(self._ball(space.astype(np.float64)).astype(np.float32))
-
-    def remove(self, positions: Int64) -> None:
-        """Remove rows by position."""
-        kept = np.delete(self.space, positions, axis=0)
-        _remove(self.flat, positions)
-        self._buffer = kept
-
-    def gather(self, positions: Int64) -> Float32:
-        """Space parts exactly as they were added."""
-        return np.asarray(self.space[positions])
-
-    def serves(self, queries: Float64) -> Bool:
-        """All of them: ball coordinates never overflow."""
-        return np.ones(len(queries), dtype=np.bool_)
-
-    def candidates(self, queries: Float64, count: int, allowed: Bool | None) -> tuple[Int64, Float64]:
-        """The `count` smallest Euclidean distances."""
-        rows = self._ball(queries).astype(np.float32)
-        squares, positions = own_method(self.flat, "search")(rows, count, params=_selector(allowed))
-        return positions, np.sqrt(squares[:, -1].astype(np.float64))
-
-    def certified(self, queries: Float64, kth_distance: Float64, last_score: Float64) -> Bool:
-        """D_m > w t / (1 - |b_q| t) + error."""
-        farthest = self._farthest(queries, kth_distance)
-        return np.asarray(last_score > farthest + self._error(farthest), dtype=np.bool_)
-
-    def within(self, query: Float64, distance: float, allowed: Bool | None) -> Int64:
-        """Rows in the Euclidean ball that the hyperbolic ball is."""
-        t, w, denominator = (float(value[0]) for value in self._ball_of(query[None], np.array([distance])))
-        # 1 - t^2, without cancelling; cosh of anything beyond 300 would overflow when squared.
-        centre = self._ball(query[None]) / math.cosh(min(300.0, math.sqrt(self.c) * distance / 2)) ** 2 / denominator
-        radius = w * t / denominator
-        bound = np.float32((radius + self._error(radius)) ** 2 * (1 + 2 * ROUNDING))
-        _, _, positions = own_method(self.flat, "range_search")(
-            centre.astype(np.float32), float(bound), params=_selector(allowed)
-        )
-        return np.asarray(positions, dtype=np.int64)
-
-    def _ball(self, space: Float64) -> Float64:
-        root = math.sqrt(self.c)
-        return np.asarray(root * space / (1 + np.sqrt(1 + np.square(root * norms(space))))[..., None])
-
-    def _farthest(self, queries: Float64, distance: Float64) -> Float64:
-        t, w, denominator = self._ball_of(queries, distance)
-        # (1 - |b_q|^2 t^2) / (1 + |b_q| t) is 1 - |b_q| t, without cancelling.
-        return np.asarray(w * t * (1 + np.sqrt(1 - w) * t) / denominator)
-
-    def _ball_of(self, queries: Float64, distance: Float64) -> tuple[Float64, Float64, Float64]:
-        half = np.minimum(300.0, math.sqrt(self.c) * distance / 2)
-        t = np.tanh(half)
-        w = 2 / (1 + np.sqrt(1 + np.square(math.sqrt(self.c) * norms(queries))))
-        return t, w, 1 / np.square(np.cosh(half)) + w * np.square(t)
-
-    def _error(self, distance: Any) -> Any:
-        return ROUNDING * (4 + (self.flat.d + 4) / 2 * distance)

@@ -1,30 +1,34 @@
 """LorentzIndex: exact nearest neighbours on the hyperboloid, from FAISS scans in float32 and a float64
 re-rank."""
 
-import json
 import logging
+import math
 import threading
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from index.distances import Float64, distances, norms
-from index.errors import PointError, SnapshotError
-from index.faiss_library import faiss
-from index.files import new_folder, sha256, write_json
-from index.generators import BallRows, Bool, Float32, Generator, InnerProductRows, Int64, inner_product_radius
+from index import tuning
+from index.ball_rows import BallRows
+from index.distances import Float64, norms
+from index.errors import PointError
+from index.exact_points import Float32, Int64
+from index.generators import Bool, Generator, InnerProductRows, inner_product_radius
+from index.ids import Ids
+from index.list_rows import ListRows
 from index.locks import ReadWriteLock
+from index.plan import Plan, Request, choose, default_nlist, outgrown
 from index.points import some, valid_ids, valid_points
+from index.scan import Scan
+from index.storage import Stored, read_index, write_index
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 SWITCH_AFTER_QUERIES = 64
 SWITCH_AT_FAILURES = 0.1
-SCAN_ALL_BELOW = 2048  # so few allowed rows are compared in float64 at once
-RERANK_ELEMENTS = 4_000_000  # float64 numbers of candidates held at a time
 
 
 class LorentzIndex:
@@ -33,56 +37,116 @@ class LorentzIndex:
     The truth is the float32 space part of each point; times and distances are computed from it in float64.
     FAISS proposes candidates in float32, the candidates are re-ranked in float64, and a bound on the
     float32 error certifies that no other row can belong to the answer. Where it cannot, everything within
-    the k-th distance is listed by a range scan and re-ranked: the answers of kind "flat" are exact. Equal
-    distances come in the order of their ids.
+    the k-th distance is listed by a range scan and re-ranked. Equal distances come in the order of their ids.
+
+    Kinds, by what is scanned:
+
+    - "flat": everything. Every answer is exact.
+    - "ivf": the `nprobe` nearest lists of an inverted file. An answer is exact among the points of those
+      lists, and proven exact over all where no other list reaches as near as its k-th distance.
+    - "ivf_sq8": the same with rows of 8 bits, a quarter of the memory. Where the proof over the probed lists
+      fails, which is often, the answer is the best of the candidates.
+
+    With `exact=True` a search of either goes on until its answer is proven. Range searches always are exact.
 
     Safe for any number of concurrent searches with concurrent writers (searches wait while a write is
     applied).
     """
 
-    def __init__(self, embedding_dim: int, c: float, *, kind: Literal["flat"] = "flat") -> None:
-        if kind != "flat":
-            raise ValueError(f"expected kind 'flat', got {kind!r}")
+    def __init__(self, embedding_dim: int, c: float) -> None:
+        """An empty index of kind "flat": lists must be learnt from points, see :meth:`build`."""
         if not (np.isfinite(c) and c > 0):
             raise ValueError(f"expected a finite c > 0 (the curvature is -c), got {c}")
         if embedding_dim < 1:
             raise ValueError(f"expected embedding_dim >= 1, got {embedding_dim}")
-        self.kind = kind
         self.c = float(c)
         self.embedding_dim = embedding_dim
+        self._plan = Plan()
         self._lock = ReadWriteLock()
         self._generator: Generator = InnerProductRows(embedding_dim, self.c)
-        self._set_ids(np.zeros(0, dtype=np.int64))
+        self._ids = Ids(np.zeros(0, dtype=np.int64))
         self._counter = threading.Lock()
         self._queries = 0
         self._uncertified = 0
 
     @classmethod
     def build(
-        cls, space: npt.ArrayLike, ids: npt.ArrayLike, c: float, kind: Literal["flat"] = "flat"
-    ) -> "LorentzIndex":
+        cls,
+        space: npt.ArrayLike,
+        ids: npt.ArrayLike,
+        c: float,
+        kind: Request = "flat",
+        *,
+        nlist: int | None = None,
+        nprobe: int | None = None,
+        memory: int | None = None,
+    ) -> Self:
         """An index of the points with space parts `space` (n, d), under the int64 ids `ids` (n,), >= 0 and
-        unique."""
+        unique.
+
+        `kind`: "auto" chooses by count, radius and `memory` (bytes that it may hold, none by default).
+        `nlist`: lists, 4 sqrt(n) by default. `nprobe`: lists that a search for 10 neighbours probes; by
+        default as many as a sample of the points needs for a recall of 0.99.
+        """
         space = np.asarray(space)
         if space.ndim != 2:
             raise PointError(f"expected space parts of shape (n, d), got shape {space.shape}")
-        index = cls(space.shape[1], c, kind=kind)
-        index.add(space, ids)
+        for name, value in (("nlist", nlist), ("nprobe", nprobe), ("memory", memory)):
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} >= 1, got {value}")
+        index = cls(space.shape[1], c)
+        points, new_ids = index._checked(space, ids)
+        radii = np.arcsinh(math.sqrt(c) * norms(points.astype(np.float64)))
+        chosen, reason = choose(kind, len(points), index.embedding_dim, radii, memory)
+        plan = Plan(kind, memory, nlist, nprobe, chosen, reason, len(points))
+        if chosen == "flat":
+            index._plan = plan
+            index.add(points, new_ids)
+        else:
+            centroids = tuning.learn_centroids(points, min(nlist or default_nlist(len(points)), len(points)), c)
+            rows = ListRows.create(chosen, centroids, float(c), points)
+            index._generator, index._ids = rows, Ids(new_ids)
+            index._plan = replace(plan, nlist=rows.nlist, imbalance=rows.imbalance, nprobe=nprobe or 1)
+            index._tune(nprobe)
+        logger.info("event=index_built kind=%s count=%d reason=%r", chosen, len(points), reason)
         return index
 
     def __len__(self) -> int:
         return len(self._ids)
 
     @property
+    def kind(self) -> str:
+        """ "flat", "ivf" or "ivf_sq8"."""
+        return self._plan.kind
+
+    @property
+    def plan(self) -> Plan:
+        """What was asked for, what was chosen, and why."""
+        return self._plan
+
+    @property
     def generator(self) -> str:
-        """What proposes the candidates now: "inner_product" or "ball"."""
+        """What proposes the candidates now: "inner_product", "ball" or "lists"."""
         return self._generator.name
 
     @property
     def ids(self) -> Int64:
         """A copy of all ids, ascending."""
         with self._lock.read():
-            return self._sorted_ids.copy()
+            return self._ids.ascending
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes held in memory; exact points of a loaded index lie in their file and do not count."""
+        with self._lock.read():
+            return self._generator.resident_bytes + self._ids.nbytes
+
+    @property
+    def outgrown(self) -> str | None:
+        """Why the index should be built anew: it grew, its lists drifted. None while it need not be."""
+        with self._lock.read():
+            imbalance = self._generator.imbalance if isinstance(self._generator, ListRows) else 1.0
+            return outgrown(self._plan, len(self._ids), len(self._ids.by_position), imbalance)
 
     @property
     def statistics(self) -> dict[str, int]:
@@ -93,55 +157,61 @@ class LorentzIndex:
 
     def add(self, space: npt.ArrayLike, ids: npt.ArrayLike) -> None:
         """Add points: space parts (n, d) and their ids (n,). All of them or, on :class:`PointError`, none."""
-        points = valid_points(space, self.embedding_dim).astype(np.float32)
-        new_ids = valid_ids(ids)
-        if len(new_ids) != len(points):
-            raise PointError(f"expected one id per point, got {len(points)} points and {len(new_ids)} ids")
-        unique, counts = np.unique(new_ids, return_counts=True)
-        if (counts > 1).any():
-            raise PointError(f"expected unique ids, got {some(unique[counts > 1])} more than once")
+        points, new_ids = self._checked(space, ids)
         if not len(points):
             return
         with self._lock.write():
-            live = self._positions(new_ids) >= 0
+            live = self._ids.positions(new_ids) >= 0
             if live.any():
                 raise PointError(f"ids {some(new_ids[live])} are in the index already: remove them first")
             if self._generator.name == "inner_product" and self._too_far(points):
                 self._switch_to_ball()
             self._generator.add(points)
-            self._set_ids(np.concatenate([self._ids, new_ids]))
+            self._ids = self._ids.with_added(new_ids)
 
     def remove(self, ids: npt.ArrayLike) -> int:
         """Remove points by id; ids that are not there are passed over. Returns how many were removed."""
         gone = np.unique(valid_ids(ids))
         with self._lock.write():
-            positions = self._positions(gone)
+            positions = self._ids.positions(gone)
             positions = np.sort(positions[positions >= 0])
             if len(positions):
                 self._generator.remove(positions)
-                self._set_ids(np.delete(self._ids, positions))
+                self._ids = self._ids.without(positions, compact=self._generator.compact)
             return len(positions)
 
     def search(
-        self, space_queries: npt.ArrayLike, k: int, *, allowed: npt.ArrayLike | None = None
+        self,
+        space_queries: npt.ArrayLike,
+        k: int,
+        *,
+        allowed: npt.ArrayLike | None = None,
+        nprobe: int | None = None,
+        exact: bool = False,
     ) -> tuple[Float64, Int64, bool]:
         """The k nearest points of each query, nearest first.
 
         `space_queries`: space parts (q, d). `allowed`: ids to choose from (all by default; ids not in the
-        index are passed over). Returns geodesic distances (q, k) in float64, ids (q, k), and whether all of
-        it is proven exact. Where fewer than k points exist the rest is filled with inf and -1.
+        index are passed over). `nprobe`: lists to probe, for kinds that have them; by default the tuned number,
+        times k/10 for more neighbours, and more for a filter that leaves few. `exact`: go on until the answers
+        are proven exact. Returns geodesic distances (q, k) in float64, ids (q, k), and whether all of it is
+        proven exact: that no point of the index, probed or not, belongs in any answer. Where fewer than k
+        points exist the rest is filled with inf and -1.
         """
         queries = valid_points(space_queries, self.embedding_dim)
-        if k < 1:
-            raise ValueError(f"expected k >= 1, got {k}")
+        for name, value in (("k", k), ("nprobe", nprobe)):
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} >= 1, got {value}")
         with self._lock.read():
             mask, population = self._mask(allowed)
             found = np.full((len(queries), k), np.inf), np.full((len(queries), k), -1, dtype=np.int64)
-            exact, failures = True, 0
+            proven, failures = np.ones(len(queries), dtype=bool), 0
             if population and len(queries):
-                exact, failures = self._search(queries, min(k, population), mask, population, found)
+                probes = self._probes(min(k, population), population, nprobe)
+                scan = Scan(self._generator, self._ids, self.c, mask, population, exact=exact)
+                proven, failures = scan.search(queries, min(k, population), probes, found)
         self._note(len(queries), failures)
-        return *found, exact
+        return *found, bool(proven.all())
 
     def range_search(
         self, space_queries: npt.ArrayLike, radius: float, *, allowed: npt.ArrayLike | None = None
@@ -154,38 +224,21 @@ class LorentzIndex:
         queries = valid_points(space_queries, self.embedding_dim)
         if not radius >= 0:
             raise ValueError(f"expected a radius >= 0, got {radius}")
+        empty = (np.zeros(0), np.zeros(0, dtype=np.int64))
         with self._lock.read():
             mask, population = self._mask(allowed)
-            hits = [
-                self._within(query, radius, mask) if population else (np.zeros(0), np.zeros(0, dtype=np.int64))
-                for query in queries
-            ]
+            scan = Scan(self._generator, self._ids, self.c, mask, population, exact=True)
+            hits = [scan.within(query, radius) if population else empty for query in queries]
         lims = np.cumsum([0, *(len(ids) for _, ids in hits)], dtype=np.int64)
-        empty = (np.zeros(0), np.zeros(0, dtype=np.int64))
         all_distances, all_ids = zip(empty, *hits, strict=True)
         return lims, np.concatenate(all_distances), np.concatenate(all_ids)
 
     def save(self, folder: Path) -> None:
         """Write the index into `folder`, which is replaced as a whole: `index.json` names each file's
         SHA-256."""
-        library = faiss()
-        folder = Path(folder)
-        with self._lock.read(), new_folder(folder, replace=True) as temporary:
-            generator: Any = self._generator
-            library.write_index(generator.flat, str(temporary / "index.faiss"))
-            np.save(temporary / "ids.npy", self._ids)
-            if isinstance(generator, BallRows):
-                np.save(temporary / "space.npy", generator.space)
-            description = {
-                "format_version": FORMAT_VERSION,
-                "kind": self.kind,
-                "generator": generator.name,
-                "embedding_dim": self.embedding_dim,
-                "c": self.c,
-                "count": len(self),
-                "files": {path.name: sha256(path) for path in sorted(temporary.iterdir())},
-            }
-            write_json(temporary / "index.json", description)
+        with self._lock.read():
+            stored = Stored(self._generator, self._ids.by_position, self._plan, self.embedding_dim, self.c)
+            write_index(Path(folder), stored)
 
     @classmethod
     def load(cls, folder: Path, *, hashes_verified: bool = False) -> Self:
@@ -194,122 +247,48 @@ class LorentzIndex:
 
         `hashes_verified`: the caller just did that, by hashes of its own.
         """
-        library = faiss()
-        folder = Path(folder)
-        try:
-            description = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-            version = description["format_version"]
-            if version != FORMAT_VERSION:
-                raise SnapshotError(
-                    f"{folder} has index format {version}, this version reads {FORMAT_VERSION}: rebuild it"
-                )
-            for name, expected in description["files"].items():
-                if not hashes_verified and (found := sha256(folder / name)) != expected:
-                    raise SnapshotError(
-                        f"{folder / name} is damaged: expected sha256 {expected[:12]}, found {found[:12]}"
-                    )
-            index = cls(description["embedding_dim"], description["c"], kind=description["kind"])
-            ids = np.load(folder / "ids.npy", allow_pickle=False)
-            flat = library.read_index(str(folder / "index.faiss"))
-            if description["generator"] == "ball":
-                space = np.load(folder / "space.npy", allow_pickle=False)
-                index._generator = BallRows(index.embedding_dim, index.c, flat, space)
-            else:
-                index._generator = InnerProductRows(index.embedding_dim, index.c, flat)
-            count = description["count"]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SnapshotError(f"{folder} holds no readable index ({error}): rebuild it") from error
-        if not flat.ntotal == len(ids) == count:
-            raise SnapshotError(f"{folder} is inconsistent: {count} points announced, {flat.ntotal} found: rebuild it")
-        index._set_ids(ids)
+        stored = read_index(Path(folder), hashes_verified=hashes_verified)
+        index = cls(stored.embedding_dim, stored.c)
+        index._generator, index._ids, index._plan = stored.generator, Ids(stored.ids), stored.plan
         return index
 
-    def _search(
-        self, queries: Float64, k: int, mask: Bool | None, population: int, found: tuple[Float64, Int64]
-    ) -> tuple[bool, int]:
-        """Fill the first k columns of `found`; returns (all proven exact, queries that the scan did not
-        certify)."""
-        if mask is not None and population <= SCAN_ALL_BELOW:
-            positions = np.flatnonzero(mask)
-            for row, query in enumerate(queries):
-                self._keep(found, row, *self._ranked(query, positions), k)
-            return True, 0
-        served = self._generator.serves(queries)
-        certified = np.zeros(len(queries), dtype=bool)
-        count = min(population, 2 * k + 20)
-        chunk = max(1, RERANK_ELEMENTS // (count * self.embedding_dim))
-        rows = np.flatnonzero(served)
-        if len(rows):
-            positions, last_score = self._generator.candidates(queries[rows], count, mask)
-            for start in range(0, len(rows), chunk):
-                part = slice(start, start + chunk)
-                exact = distances(queries[rows[part]], self._generator.gather(positions[part]), self.c)
-                candidate_ids = self._ids[positions[part]]
-                order = np.lexsort((candidate_ids, exact), axis=-1)[:, :k]
-                found[0][rows[part], :k] = np.take_along_axis(exact, order, axis=1)
-                found[1][rows[part], :k] = np.take_along_axis(candidate_ids, order, axis=1)
-            certified[rows] = (count == population) | self._generator.certified(
-                queries[rows], found[0][rows, k - 1], last_score
-            )
-        for row in np.flatnonzero(~certified).tolist():
-            # The k-th candidate bounds the k-th neighbour from above, so the neighbours are all within its
-            # distance.
-            if served[row]:
-                hits = self._within(queries[row], float(found[0][row, k - 1]), mask)
-            else:
-                hits = self._ranked(queries[row], self._all_positions(mask))
-            self._keep(found, row, *hits, k)
-        # Each query was certified, or everything that could be in its answer was compared in float64.
-        return True, int(np.count_nonzero(~certified))
+    def _checked(self, space: npt.ArrayLike, ids: npt.ArrayLike) -> tuple[Float32, Int64]:
+        points = valid_points(space, self.embedding_dim).astype(np.float32)
+        new_ids = valid_ids(ids)
+        if len(new_ids) != len(points):
+            raise PointError(f"expected one id per point, got {len(points)} points and {len(new_ids)} ids")
+        unique, counts = np.unique(new_ids, return_counts=True)
+        if (counts > 1).any():
+            raise PointError(f"expected unique ids, got {some(unique[counts > 1])} more than once")
+        return points, new_ids
 
-    @staticmethod
-    def _keep(found: tuple[Float64, Int64], row: int, exact: Float64, ids: Int64, k: int) -> None:
-        found[0][row, :k], found[1][row, :k] = exact[:k], ids[:k]
+    def _probes(self, k: int, population: int, nprobe: int | None) -> int:
+        """How many lists to probe."""
+        if nprobe is not None or not self._plan.nprobe:
+            return nprobe or 1
+        return math.ceil(self._plan.nprobe * max(1, k / tuning.K) * len(self._ids) / population)
 
-    def _within(self, query: Float64, radius: float, mask: Bool | None) -> tuple[Float64, Int64]:
-        if self._generator.serves(query[None])[0]:
-            # The re-rank's own rounding must not lose a point at exactly the radius: scan a hair wider.
-            positions = self._generator.within(query, radius * (1 + 1e-9), mask)
-        else:
-            positions = self._all_positions(mask)
-        exact, ids = self._ranked(query, positions)
-        end = int(np.searchsorted(exact, radius, side="right"))
-        return exact[:end], ids[:end]
-
-    def _ranked(self, query: Float64, positions: Int64) -> tuple[Float64, Int64]:
-        """Exact distances of one query to some rows, and their ids, nearest first."""
-        chunk = max(1, RERANK_ELEMENTS // self.embedding_dim)
-        parts = [
-            distances(query[None], self._generator.gather(positions[start : start + chunk])[None], self.c)[0]
-            for start in range(0, len(positions), chunk)
-        ]
-        exact = np.concatenate(parts) if parts else np.zeros(0)
-        ids = self._ids[positions]
-        order = np.lexsort((ids, exact))
-        return exact[order], ids[order]
-
-    def _all_positions(self, mask: Bool | None) -> Int64:
-        return np.arange(len(self._ids)) if mask is None else np.flatnonzero(mask)
+    def _tune(self, nprobe: int | None) -> None:
+        """Choose the number of probes on a sample of the points, and note the recall that is reached."""
+        rows, k = self._generator, min(tuning.K, len(self) - 1)
+        assert isinstance(rows, ListRows)
+        if not k:
+            return
+        chosen = tuning.sample(len(self))
+        neighbours = tuning.nearest_others(rows.points.array(), chosen, k, self.c)
+        self._plan = replace(self._plan, nprobe=nprobe or tuning.probes_for(rows, chosen, neighbours))
+        _, found, _ = self.search(rows.gather(chosen), k + 1, nprobe=self._plan.nprobe)
+        truth = self._ids.by_position[neighbours]
+        hits = [len(np.intersect1d(one, other)) for one, other in zip(found, truth, strict=True)]
+        self._plan = replace(self._plan, recall=round(float(np.mean(hits)) / k, 4))
 
     def _mask(self, allowed: npt.ArrayLike | None) -> tuple[Bool | None, int]:
         if allowed is None:
             return None, len(self._ids)
-        positions = self._positions(valid_ids(allowed))
-        mask = np.zeros(len(self._ids), dtype=bool)
+        positions = self._ids.positions(valid_ids(allowed))
+        mask = np.zeros(len(self._ids.by_position), dtype=bool)
         mask[positions[positions >= 0]] = True
         return mask, int(np.count_nonzero(mask))
-
-    def _set_ids(self, ids: Int64) -> None:
-        self._ids = ids
-        self._order = np.argsort(ids, kind="stable")
-        self._sorted_ids = ids[self._order]
-
-    def _positions(self, ids: Int64) -> Int64:
-        """Row of each id, -1 where it is not in the index."""
-        if not len(self._ids):
-            return np.full(len(ids), -1, dtype=np.int64)
-        places = np.minimum(np.searchsorted(self._sorted_ids, ids), len(self._ids) - 1)
-        return np.where(self._sorted_ids[places] == ids, self._order[places], -1)
 
     def _note(self, queries: int, failures: int) -> None:
         with self._counter:
@@ -328,11 +307,11 @@ class LorentzIndex:
     def _switch_to_ball(self) -> None:
         logger.info(
             "event=generator_switched to=ball count=%d queries=%d uncertified=%d",
-            len(self._ids), self._queries, self._uncertified,
+            len(self), self._queries, self._uncertified,
         )  # fmt: skip
         ball = BallRows(self.embedding_dim, self.c)
-        if len(self._ids):
-            ball.add(self._generator.gather(np.arange(len(self._ids))))
+        if len(self):
+            ball.add(self._generator.gather(np.arange(len(self))))
         self._generator = ball
         with self._counter:
             self._queries = self._uncertified = 0

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from index.ball_rows import BallRows
 from index.distances import distances, norms
 from index.faiss_library import inner_products_by_blas, own_method
-from index.generators import ROUNDING, BallRows, InnerProductRows, _selector
+from index.generators import ROUNDING, InnerProductRows, selector
 
 
 def near_pairs(radius: float, dim: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +37,7 @@ def test_the_error_of_inner_products_stays_below_its_allowance(dim: int, batch: 
             part = queries[start : start + batch]
             flipped = generator._flipped(part)
             if batch == 1:
-                scores, positions = own_method(generator.flat, "search")(flipped, 400, params=_selector(None))
+                scores, positions = own_method(generator.flat, "search")(flipped, 400, params=selector(None))
             else:
                 with inner_products_by_blas():
                     scores, positions = generator.flat.search(flipped, 400)
@@ -59,7 +60,7 @@ def test_the_error_of_ball_distances_stays_below_its_allowance(radius: float) ->
         return wide / (1 + np.sqrt(1 + (wide**2).sum(-1, keepdims=True)))
 
     squares, positions = own_method(generator.flat, "search")(
-        generator._ball(queries[:50]).astype(np.float32), 400, params=_selector(None)
+        generator._ball(queries[:50]).astype(np.float32), 400, params=selector(None)
     )
     truth = np.sqrt(((ball(queries[:50])[:, None] - ball(rows)[None]) ** 2).sum(-1))
     truth = np.take_along_axis(truth, positions, axis=1).astype(np.float64)
@@ -85,10 +86,12 @@ def test_the_hyperbolic_ball_is_the_euclidean_ball_that_is_scanned(c: float, rad
     rim = np.concatenate([along[:, None], rim[:, 1:]], axis=1) / root
     np.testing.assert_allclose(distances(query, rim[None], c)[0], reach / root, rtol=1e-6)
     generator = BallRows(3, c)
-    farthest = generator._farthest(query, np.array([reach / root]))
-    gaps = norms(generator._ball(rim) - generator._ball(query))
-    assert gaps.max() <= farthest[0] * (1 + 1e-9)
-    assert gaps.max() >= farthest[0] * (1 - 1e-9)
+    for guess in (0.0, 0.3, 0.8, 1.5):
+        centre = generator._centre(query, np.array([guess / root]))
+        farthest = generator._farthest(query, np.array([reach / root]), centre)
+        gaps = norms(generator._ball(rim) - generator._ball(query) * centre[:, None])
+        assert gaps.max() <= farthest[0] * (1 + 1e-9)
+        assert gaps.max() >= farthest[0] * (1 - 1e-9)
 
 
 def test_searches_survive_the_torch_wrappers_of_faiss() -> None:

@@ -103,7 +103,7 @@ def test_bad_ids_are_refused_and_nothing_is_added(ids: object, said: str, points
 
 def test_bad_parameters_are_refused(points: np.ndarray) -> None:
     with pytest.raises(ValueError, match="kind"):
-        LorentzIndex(4, 1.0, kind="annoy")  # type: ignore[arg-type]
+        LorentzIndex.build(points, np.arange(60), 1.0, kind="annoy")  # type: ignore[arg-type]
     for c in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(ValueError, match="c > 0"):
             LorentzIndex(4, c)
@@ -123,7 +123,7 @@ def test_bad_parameters_are_refused(points: np.ndarray) -> None:
 def test_allowed_ids(
     few: int, radius: float, grow_tree: Callable, brute_force: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("index.lorentz_index.SCAN_ALL_BELOW", few)
+    monkeypatch.setattr("index.scan.SCAN_ALL_BELOW", few)
     points = grow_tree(radius, 300, count=3000, dim=16)
     ids = np.random.default_rng(0).permutation(3000)
     index = LorentzIndex.build(points, ids, 1.0)
