@@ -36,13 +36,15 @@ def build_collection(
     name: str = DEFAULT,
     *,
     replace: bool = False,
+    image_root: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Collection:
     """Make a collection of the points of an embedding folder, and open it.
 
     It appears in the store complete or not at all. An existing one is refused
     (:class:`CollectionExistsError`) or, with `replace`, swapped out once the new one is whole; a service
-    that has it open goes on with the old one until it is started again.
+    that has it open goes on with the old one until it is started again. `image_root`: where the photos lie,
+    if not where they were embedded, or those were no files.
     """
     manifest = read_manifest(embeddings)
     folder = collection_folder(store, name)
@@ -58,7 +60,7 @@ def build_collection(
             embedding_dim=manifest.embedding_dim,
             c=manifest.c,
             model_hash=manifest.model_hash,
-            image_root=Path(manifest.image_root),
+            image_root=root.resolve() if (root := image_root or manifest.image_root) else None,
             checkpoint=Path(manifest.checkpoint),
         ) as catalogue,
     ):

@@ -1,14 +1,17 @@
 """Tree-like sets and an exact search of their own, which share no code with the index."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from hyperbolic.images import ImageError, read_image
+from hyperbolic.embedder import Batch
+from hyperbolic.images import ImageError
 from index.catalogue import Item
+from index.sources import Photo
 
 Array = np.ndarray
 
@@ -92,6 +95,10 @@ class FakeEmbedder:
     model_hash = "fa4e00000001"
     embedding_dim = 3
     c = 0.8
+    batch_size = 3
+    runtime = "torch"
+    precision = "f32"
+    preprocessing = None
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -100,19 +107,25 @@ class FakeEmbedder:
         colours = np.array([np.asarray(image, dtype=np.float32).mean(axis=(0, 1)) for image in images])
         return (colours.reshape(-1, 3) / 64 - 2).astype(np.float32)
 
-    def embed_files(
-        self, paths: Sequence[Path], on_error: Callable[[Path, ImageError], None] | None = None
-    ) -> tuple[list[Path], Array]:
-        kept, images = [], []
-        for path in paths:
-            self.seen.append(path.name)
-            try:
-                images.append(read_image(path))
-                kept.append(path)
-            except ImageError as error:
-                assert on_error is not None
-                on_error(path, error)
-        return kept, self.embed(images)
+    def embed_tensors(self, images: torch.Tensor) -> Array:
+        return (images[:, :, 0, 0].numpy() / 64 - 2).astype(np.float32)
+
+    def decoded(
+        self, batches: Iterable[Sequence[Photo]], read: Callable[[Photo], Image.Image]
+    ) -> Iterator[Batch[Photo]]:
+        for batch in batches:
+            kept, colours, failed = [], [torch.zeros(0, 3)], []
+            for photo in batch:
+                self.seen.append(photo.path)
+                try:
+                    image = read(photo)
+                except ImageError as error:
+                    failed.append((photo, error))
+                else:
+                    kept.append(photo)
+                    mean = np.asarray(image, dtype=np.float32).mean(axis=(0, 1))
+                    colours.append(torch.from_numpy(mean)[None])
+            yield Batch(kept, torch.cat(colours)[:, :, None, None], failed)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def test_an_interrupted_embed_says_how_to_go_on(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    fake_embedder.embed_files = interrupt
+    fake_embedder.decoded = interrupt
     result = run(embed, with_fake, photos, "--out", tmp_path / "points")
     assert result.exit_code == 1
     assert "the same command goes on where it stopped" in result.stderr

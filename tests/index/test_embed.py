@@ -13,10 +13,11 @@ import pytest
 from hyperbolic.images import find_images, read_image
 from index.build import build_collection, verify_collection
 from index.catalogue import Item
-from index.embed import embed_photos, read_list
+from index.embed import embed_photos
 from index.embeddings import read_manifest, read_parts
 from index.errors import CollectionExistsError, EmbeddingsError, PointError
 from index.lorentz_index import LorentzIndex
+from index.sources import read_list
 
 
 def readable(photos: Path) -> list[str]:
@@ -86,7 +87,7 @@ def test_an_interrupted_job_goes_on(torn: bytes | None, photos: Path, tmp_path: 
         (out / "job.jsonl").write_bytes((out / "job.jsonl").read_bytes()[:-20] + torn)
     fake_embedder.seen.clear()
     report = embed_photos(fake_embedder, photos, out, checkpoint=tmp_path, part_size=5)
-    assert report.reused == (10 if torn is None else 5)
+    assert report.reused == (8 if torn is None else 4)
     assert len(fake_embedder.seen) == (4 if torn is None else 9)
     assert len(report.failures) == 2
     embed_photos(fake_embedder, photos, whole, checkpoint=tmp_path, part_size=5)
@@ -109,7 +110,7 @@ def test_a_damaged_part_is_embedded_again(photos: Path, tmp_path: Path, fake_emb
         embed_photos(fake_embedder, photos, out, checkpoint=tmp_path, part_size=5, progress=stop)
     damage(out / "part-00000.parquet", "flipped")
     report = embed_photos(fake_embedder, photos, out, checkpoint=tmp_path, part_size=5)
-    assert (report.count, report.reused) == (12, 5)
+    assert (report.count, report.reused) == (12, 4)
     assert len(rows(out)) == 12
 
 
@@ -131,7 +132,7 @@ def test_another_job_is_refused(photos: Path, tmp_path: Path, fake_embedder: Any
     for out in (finished, unfinished):
         with pytest.raises(EmbeddingsError, match="another checkpoint"):
             embed_photos(other_model, photos, out, checkpoint=tmp_path)
-        with pytest.raises(EmbeddingsError, match="another folder of photos"):
+        with pytest.raises(EmbeddingsError, match="another source of photos"):
             embed_photos(fake_embedder, photos / "fruit", out, checkpoint=tmp_path)
         with pytest.raises(EmbeddingsError, match="another list of photos"):
             embed_photos(fake_embedder, photos, out, checkpoint=tmp_path, photos=readable(photos)[1:])
@@ -159,7 +160,7 @@ def test_a_file_name_that_is_no_unicode_is_reported(photos: Path, tmp_path: Path
 
 
 def test_points_that_are_not_finite_stop_the_job(photos: Path, tmp_path: Path, fake_embedder: Any) -> None:
-    fake_embedder.embed = lambda images: np.full((len(images), 3), np.nan, np.float32)
+    fake_embedder.embed_tensors = lambda images: np.full((len(images), 3), np.nan, np.float32)
     with pytest.raises(PointError, match="finite"):
         embed_photos(fake_embedder, photos, tmp_path / "points", checkpoint=tmp_path)
 
