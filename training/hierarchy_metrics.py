@@ -92,8 +92,7 @@ def expected_calibration_error(
 
     ``bins`` intervals (0, 1/bins], ... of equal width, 0 in the first. Biased upwards for few answers: 300 with
     perfectly calibrated, evenly spread probabilities give .07 on average, 2,485 give .025 (test_hierarchy_metrics.py).
-    Source: Naeini et al., 2015; Guo et al., "On calibration of modern neural
-    networks", 2017.
+    Source: Naeini et al., 2015; Guo et al., "On calibration of modern neural networks", 2017.
     """
     probability, right = _pair(probability, right)
     if probability.min() < 0 or probability.max() > 1 + 1e-6:

@@ -64,7 +64,10 @@ def test_two_processes_give_the_losses_of_one(tiny: Recipe, tmp_path: Path) -> N
 
 
 def test_fine_tuning_in_parts_by_two_processes(tiny: Recipe, photo_folder: Path, tmp_path: Path) -> None:
-    """Photos decoded and embedded by their own process, in two parts each; one that cannot be read; best by test."""
+    """Photos decoded and embedded by their own process, in two parts each; one that cannot be read; best by test.
+
+    The pseudo-path is found by process 0 and told to the other.
+    """
     root = tmp_path / "photos"
     shutil.copytree(photo_folder, root)
     bad = root / "warm/sun/0.jpg"
@@ -75,6 +78,7 @@ def test_fine_tuning_in_parts_by_two_processes(tiny: Recipe, photo_folder: Path,
         data={"root": str(root), "hold_out": "none"},
         model={"freeze_batchnorm": True},
         train={"frozen_backbone": False, "steps": 6, "accumulate": 2, "save_every": 3},
+        loss={"path": {"weight": 0.15, "ancestors": "pseudo"}, "cone": {"weight": 0.1, "boundary": 0.4}},
         selection={"rule": "best_on_test", "every": 3},
     )
     for n in (1, 2):
@@ -87,6 +91,8 @@ def test_fine_tuning_in_parts_by_two_processes(tiny: Recipe, photo_folder: Path,
     assert_same_story(*figures, 1e-4)
     assert figures[0][0]["best"] is True
     assert [row["path"] for row in rows(tmp_path / "run2", "skipped.jsonl")] == [str(bad)]
+    assert {"path", "cone"} <= set(two[0])
+    assert (tmp_path / "run1/ancestors.json").read_text() == (tmp_path / "run2/ancestors.json").read_text()
 
 
 def test_sigterm_to_torchrun_stops_all_at_one_step_and_resume_continues(tiny: Recipe, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ def flat(content: dict[str, object], prefix: str = "") -> dict[str, object]:
     [
         ("grocery-lhier-128", "grocery-hier-128"),
         ("grocery-lhier-128", "grocery-proxyanchor-128"),
+        ("grocery-lhier-128-hierarchy", "grocery-euclidean-128-hierarchy"),
         ("specimens-lhier-128", "specimens-proxyanchor-128"),
     ],
 )
@@ -106,3 +107,13 @@ def test_hierarchy_first_differs_from_the_default_in_the_weight_of_the_path_term
     a, b = flat(first.model_dump(mode="json")), flat(default.model_dump(mode="json"))
     assert {key for key in a if a[key] != b[key]} == {"name", "description", "loss.path.weight"}
     assert (a["loss.path.weight"], b["loss.path.weight"]) == (0.3, 0.15)
+
+
+def test_the_euclidean_control_of_hierarchy_first_has_its_terms_but_lhier() -> None:
+    first, control = (
+        flat(load_recipe(f"grocery-{name}-128-hierarchy").loss.model_dump(mode="json"))
+        for name in ("lhier", "euclidean")
+    )
+    differing = {key for key in first.keys() | control.keys() if first.get(key) != control.get(key)}
+    assert {key for key in differing if not key.startswith("hierarchy")} == {"path.radius"}
+    assert control["hierarchy"] is None
