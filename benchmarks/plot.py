@@ -14,7 +14,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks.chapters import curvature_stability, encoder, evaluation, metric_learning, training_step
+from benchmarks.chapters import curvature_stability, encoder, evaluation, hierarchy, metric_learning, training_step
 from benchmarks.chapters.shared import provenance
 from benchmarks.common import PROJECT, RESULTS
 
@@ -30,6 +30,7 @@ Result = dict[str, Any]
 # In the order of README.md.
 CHAPTERS: dict[str, ModuleType] = {
     "metric_learning": metric_learning,
+    "hierarchy": hierarchy,
     "training_step": training_step,
     "curvature_stability": curvature_stability,
     "encoder": encoder,
