@@ -12,7 +12,7 @@ Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 MAX_CHILDREN = 12
-MIN_SIZE = 5
+MIN_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,8 +32,11 @@ def prune(merges: Float64, *, max_children: int = MAX_CHILDREN, min_size: int = 
 
     A branch of fewer than `min_size` items is no node: its items are loose, held directly by the node they would
     have hung from (the condensed tree of Campello et al. 2013). What is left are the real splits, each into two
-    branches that count. The children of a node are the branches at one height: of the cuts with 2 to `max_children`
-    branches, the one with the widest gap to the next real split below it.
+    branches that count. The children of a node are the branches at one height: of the cuts into k = 2 to
+    `max_children` branches, the one with the largest gap / sqrt(k - 1) down to the next real split. Without the root
+    the widest of many gaps would win by their number, and levels would be passed over: on photos of classes that the
+    encoder never saw (Grocery P1, training shops) the best node of a fine class had an F1 of .57 instead of .63, a
+    tree of pairs, 23 deep, .67.
     """
     if max_children < 2 or min_size < 1:
         raise ValueError(f"expected max_children >= 2 and min_size >= 1, got {max_children} and {min_size}")
@@ -84,7 +87,7 @@ def _leaf_order(left: Int64, right: Int64, sizes: Int64) -> tuple[Int64, Int64]:
 
 
 def _children(cluster: int, split: Int64, left: Int64, right: Int64, height: Float64, max_children: int) -> list[int]:
-    """The branches of a cluster at the cut of the widest gap; none where it has no real split."""
+    """The branches of a cluster at the cut of the clearest gap; none where it has no real split."""
 
     def entry(branch: int) -> tuple[float, int]:
         below = split[branch]
@@ -92,13 +95,15 @@ def _children(cluster: int, split: Int64, left: Int64, right: Int64, height: Flo
 
     frontier = [entry(cluster)]
     best: list[int] = []
-    widest = -1.0
+    clearest = -np.inf
     while len(frontier) < max_children and frontier[0][0] < 0:
         above, branch = heapq.heappop(frontier)
         core = split[branch] - len(left) - 1
         heapq.heappush(frontier, entry(int(left[core])))
         heapq.heappush(frontier, entry(int(right[core])))
-        gap = frontier[0][0] - above
-        if gap > widest:
-            widest, best = gap, [branch for _, branch in frontier]
+        # Where nothing is left to split, the gap ends where the branches themselves come together.
+        below = -frontier[0][0] if frontier[0][0] < 0 else max(height[branch] for _, branch in frontier)
+        gap = (-above - below) / np.sqrt(len(frontier) - 1)
+        if gap > clearest:
+            clearest, best = gap, [branch for _, branch in frontier]
     return best

@@ -96,6 +96,7 @@ def load(folder: Path, source: Source) -> dict[str, Any]:
             codes = items["labels"].astype(np.int32)
         paths = [tuple(path) for path in json.loads(files["labels.json"].read_text(encoding="utf-8"))]
         sequence, dim, c = int(manifest["sequence"]), int(manifest["embedding_dim"]), float(manifest["c"])
+        changed = int(manifest["changed"])
         whole = _is_tree(parents) and len(ids) == len(set(ids)) == len(parents) == len(heights) == manifest["nodes"]
         whole &= len(rows) == len(owners) == len(codes) == manifest["items"] and bool((np.diff(rows) > 0).all())
         whole &= bool(((owners >= 0) & (owners < len(ids)) & (codes >= 0) & (codes < len(paths))).all())
@@ -118,7 +119,7 @@ def load(folder: Path, source: Source) -> dict[str, Any]:
         "heights": heights,
         "items": Items(rows[present], points, owners[present], codes[present], paths),
         "names": read_names(folder),
-        "changed": int(manifest["changed"]) + int(np.count_nonzero(~present)),
+        "changed": changed + int(np.count_nonzero(~present)),
         "fit": fit,
         "folder": folder,
     }

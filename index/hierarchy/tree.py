@@ -319,6 +319,7 @@ class Hierarchy:
         ``StoreError``, for a folder that is absent, damaged or not of this catalogue.
         """
         tree = cls(**load(folder, source))
+        tree._drop_nodes(np.arange(len(tree.ids)))  # whose items the catalogue has deleted
         if isinstance(source, Catalogue):
             tree.sync(source)
         return tree
@@ -402,7 +403,8 @@ class Hierarchy:
         self.radii[nodes] = own
         for index in nodes[::-1].tolist():
             for child in self._children[index]:
-                self.radii[index] = min(self.radii[index], self.radii[child])
+                if self.sizes[child]:  # an empty one is about to go
+                    self.radii[index] = min(self.radii[index], self.radii[child])
         root = np.sqrt(self.c)
         lengths = np.sinh(root * own)
         scale = np.sinh(root * self.radii[nodes]) / np.where(lengths > 0, lengths, 1.0)
@@ -422,7 +424,7 @@ class Hierarchy:
             self._exemplars.pop(index, None)
         self._place(np.array(sorted(touched)))
 
-    def _drop_nodes(self, owners: Int32) -> None:
+    def _drop_nodes(self, owners: Int32 | Int64) -> None:
         """After items went: leave out nodes without items, and melt a node into its only child."""
         touched = sorted({index for owner in set(owners.tolist()) for index in self.ancestors(owner)}, reverse=True)
         own = np.bincount(self.owners, minlength=len(self.ids))
