@@ -200,4 +200,6 @@ def _finite(value: Any) -> float:
 
 
 def _numbers(kind: type[Plain], content: dict[str, Any]) -> Plain:
+    if content.keys() != {field.name for field in fields(kind)}:
+        raise ValueError(f"a {kind.__name__} with {', '.join(content)}")
     return kind(**{name: _finite(value) for name, value in content.items()})

@@ -190,8 +190,10 @@ def fit_temperature(posterior: Posterior, questions: Questions) -> float:
 def fit_nodes(posterior: Posterior, masses: Masses, right: csr_matrix, precision: float) -> tuple[Platt, Threshold]:
     """The recalibration of all nodes on the ways down, the root excepted, and the threshold for the wish."""
     way = Walk(posterior.parents)(masses.nodes)[:, 1:]
-    query = np.repeat(np.arange(len(way)), way.shape[1])
-    was_right = np.asarray(right[query, np.maximum(way, 0).ravel()]).reshape(way.shape) > 0
+    was_right = np.zeros(way.shape, dtype=bool)
+    query, step = np.nonzero(way >= 0)
+    if len(query):
+        was_right[query, step] = np.asarray(right[query, way[query, step]]).ravel() > 0
     mass = along(masses.belonging, way)
     platt = Platt.fit(mass[way >= 0], was_right[way >= 0])
     return platt, Threshold.fit(path_probabilities((platt,), mass, way), was_right, precision)

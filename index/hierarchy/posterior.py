@@ -87,9 +87,8 @@ class Posterior:
         unlabelled = incidence(np.where(of_items < 0, self.owners, -1), len(self.parents))
         # One product makes the sums over what items share: own node, own label, own node if unlabelled.
         self._groups = vstack([self.own, classes, unlabelled], format="csr")
-        _, self._kinds = np.unique(
-            np.where(of_items < 0, self.owners, len(self.parents) + of_items), return_inverse=True
-        )
+        kinds = np.where(of_items < 0, self.owners, len(self.parents) + of_items)
+        _, self._kinds = np.unique(kinds, return_inverse=True)
         self._kind_sizes = np.bincount(self._kinds)
         self._kind_sums = incidence(self._kinds, len(self._kind_sizes)) @ lifted(self.space, self.c)
 
@@ -153,23 +152,24 @@ class Posterior:
             rows = slice(start, min(start + step, len(points)))
             found = distance_matrix(points[rows], centroids, self.c)
             places = np.flatnonzero(left_out[rows] >= 0)
-            found[places, self._kinds[left_out[rows][places]]] = self._without(
-                points[rows][places], left_out[rows][places]
-            )
+            items = left_out[rows][places]
+            kinds = self._kinds[items]
+            others, found[places, kinds] = self._without(points[rows][places], items)
             weights, log_density[rows] = softmax(found, temperature)
             sums = weights @ lifted_centroids
+            sums[places] += weights[places, kinds][:, None] * (others - lifted_centroids[kinds])
             sums[:, 0] += np.exp(np.minimum(z0 - log_density[rows], 700.0)) / np.sqrt(self.c)
             specificity[rows] = _radius(sums, self.c)
         return log_density, specificity
 
-    def _without(self, points: Float32, left_out: Int64) -> Float64:
-        """Distance of each point to the centroid of the kind of one item, without that item: inf for the only one."""
-        kinds = self._kinds[left_out]
-        sizes = self._kind_sizes[kinds] - 1
-        sums = self._kind_sums[kinds] - lifted(self.space[left_out], self.c)
+    def _without(self, points: Float32, items: Int64) -> tuple[Float64, Float64]:
+        """Lifted centroids (b, d + 1) of the kinds of some items without these, and each point's distance to its own:
+        inf where the item was the only one."""
+        sizes = self._kind_sizes[self._kinds[items]] - 1
+        sums = self._kind_sums[self._kinds[items]] - lifted(self.space[items], self.c)
         centroids = centroids_of_sums(sums, np.maximum(sizes, 1), self.c)
         found = distances(points.astype(np.float64), centroids[:, None], self.c)[:, 0]
-        return np.where(sizes > 0, found, np.inf)
+        return lifted(centroids, self.c), np.where(sizes > 0, found, np.inf)
 
     def distances(self, space: npt.ArrayLike, exclude: npt.ArrayLike | None = None) -> Iterator[tuple[slice, Float32]]:
         """Blocks of queries with their distances to all items (b, m), inf at an excluded one."""
