@@ -23,6 +23,7 @@ COMMANDS = {
     "embed": ("index.cli:embed", "Photos to points, in Parquet."),
     "index": ("index.cli:index", "Build, check and describe exact indexes."),
     "search": ("index.cli:search", "Neighbours of one photo, in the terminal."),
+    "hierarchy": ("index.hierarchy.cli:hierarchy", "The tree over a collection: built, asked, named, drawn."),
     "serve": ("service.cli:serve", "REST service and web page over a store."),
 }
 

@@ -38,7 +38,7 @@ LARGEST_PHOTO, SMALLEST_PHOTO = 0.11, 0.021  # radius
 MOST_PHOTOS = 400
 PHOTO_EDGE = 0.25  # points
 NUMBER = 0.025  # room about a ring's number
-CLEAR = 0.004  # between a photo and whatever lies beside it
+CLEAR = 0.008  # between a photo and whatever lies beside it
 
 LoadImage = Callable[[int], Image.Image | None]
 """The photo of a catalogue row; None where it has none."""

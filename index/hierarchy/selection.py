@@ -1,6 +1,7 @@
 """Which part of a tree a picture shows: its largest nodes, then photos; what they are called, and to which branch each
 belongs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,14 +42,13 @@ class Selection:
 
 
 def select(hierarchy: "Hierarchy", most: int) -> Selection:
-    """The `most` largest nodes (a node before its descendants); where all fit, photos spread evenly over the tree."""
+    """The `most` largest nodes, as :func:`largest` has it; where all fit, photos spread evenly over the tree."""
     if most < 1:
         raise ValueError(f"expected to draw at least one node, got {most}")
-    order = np.argsort(-hierarchy.sizes, kind="stable")[:most]
-    nodes = np.sort(order).astype(np.int64)
+    named = [node for node, id_ in enumerate(hierarchy.ids) if id_ in hierarchy.names]
+    nodes, parents = largest(hierarchy.parents, hierarchy.sizes, most, named)
     place = np.full(len(hierarchy.ids), -1, dtype=np.int64)
     place[nodes] = np.arange(len(nodes))
-    parents = np.where(hierarchy.parents[nodes] >= 0, place[hierarchy.parents[nodes]], -1)
     items = hierarchy.positions(0)
     if len(nodes) < len(hierarchy.ids):
         items = items[:0]
@@ -69,6 +69,43 @@ def select(hierarchy: "Hierarchy", most: int) -> Selection:
         branches=np.concatenate([branch_of_node[nodes], branch_of_node[owners]]),
         names=[node_name(hierarchy, node) for node in nodes.tolist()] + [""] * len(items),
     )
+
+
+def largest(parents: npt.ArrayLike, sizes: npt.ArrayLike, most: int, kept: Sequence[int] = ()) -> tuple[Int64, Int64]:
+    """At most `most` nodes in ascending order, and the place of each one's next ancestor among them: (k,), (k,).
+
+    By size, a node before its descendants; but one of whose children only one is large enough is passed over, for it
+    would show the same branch twice, unless it is in `kept`. All nodes where they are no more than `most`.
+    """
+    up, size = np.asarray(parents, dtype=np.int64), np.asarray(sizes, dtype=np.int64)
+    order = np.argsort(-size, kind="stable")
+    count = min(most, len(up))
+    found = _contracted(up, order[:count], kept if count < len(up) else order)
+    while count < len(up):
+        count = min(len(up), count + max(1, (most - len(found[0])) // 2))
+        more = _contracted(up, order[:count], kept if count < len(up) else order)
+        if len(more[0]) > most:
+            break
+        found = more
+    return found
+
+
+def _contracted(up: Int64, chosen: Int64, kept: Sequence[int] | Int64) -> tuple[Int64, Int64]:
+    """The chosen nodes without those that have a single chosen child; the ancestors of all of them are among them."""
+    inside = np.zeros(len(up), dtype=bool)
+    inside[chosen] = True
+    children = np.bincount(up[chosen[up[chosen] >= 0]], minlength=len(up))
+    stays = inside & (children != 1)
+    stays[np.asarray(kept, dtype=np.int64)] = True
+    stays &= inside
+    stays[0] = True
+    nodes = np.flatnonzero(stays)
+    above = up.copy()
+    for node in np.flatnonzero(inside).tolist():  # parents come first
+        if above[node] >= 0 and not stays[above[node]]:
+            above[node] = above[above[node]]
+    place = np.cumsum(stays) - 1
+    return nodes, np.where(above[nodes] >= 0, place[above[nodes]], -1)
 
 
 def node_name(hierarchy: "Hierarchy", index: int) -> str:

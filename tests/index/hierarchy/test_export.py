@@ -104,7 +104,7 @@ def test_newick_with_photos_has_the_trees_distances(tree: Hierarchy, photos: dic
         a, b = leaves[photos[first]], leaves[photos[second]]
         shared = {node for node, _ in a} & {node for node, _ in b}
         length = sum(step for node, step in a + b if node not in shared)
-        common = [node for node in tree.ancestors(tree.owner_of(first)) if second in tree.members(node)][0]
+        common = next(node for node in tree.ancestors(tree.owner_of(first)) if second in tree.members(node))
         expected = 0.0 if first == second else tree.heights[common]
         assert length == pytest.approx(expected, rel=1e-4, abs=1e-4)
 
@@ -125,7 +125,7 @@ def test_json(tree: Hierarchy, photos: dict[int, str]) -> None:
         below = [item for inner in depth_first(node) for item in inner["items"]]
         assert len(below) == node["size"]
     assert "items" not in nested(tree)["root"]
-    assert ["all", "class 0"] == [node["label"] for node in nodes if node["label"][1:2] == ["class 0"]][0][:2]
+    assert next(node["label"] for node in nodes if node["label"][1:2] == ["class 0"])[:2] == ["all", "class 0"]
 
 
 def test_graphml(tree: Hierarchy, photos: dict[int, str]) -> None:

@@ -1,5 +1,7 @@
 """The layout's promises, checked with formulas of its own: discs apart, wedges apart, radius kept, edges geodesics."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -78,7 +80,7 @@ def test_wedges_are_nested_and_do_not_overlap(tree: tuple[Array, Array]) -> None
         for child in family:
             assert placed.wedges[child, 0] >= start - 1e-9
             assert placed.wedges[child, 1] <= end + 1e-9
-        for left, right in zip(family, family[1:], strict=False):
+        for left, right in itertools.pairwise(family):
             assert placed.wedges[left, 1] <= placed.wedges[right, 0] + 1e-9
 
 
