@@ -101,15 +101,18 @@ class Items:
         self._count += len(rows)
 
     def remove(self, positions: Int64) -> None:
-        """Take items out by position."""
+        """Take items out by position (at least one, each once)."""
         kept = np.ones(self._count, dtype=bool)
         kept[positions] = False
+        if self._order is not None:
+            gone = np.bincount(self.owners[positions], minlength=len(self._starts) - 1)
+            self._starts[1:] -= np.cumsum(gone)
+            self._order = (np.cumsum(kept) - 1)[self._order[kept[self._order]]]
         # numpy copies what overlaps, but only from the first item that goes.
         first, end = int(positions.min()), self._count - len(positions)
         for array in (self._rows, self._space, self._owners, self._codes):
             array[first:end] = array[first : self._count][kept[first:]]
         self._count = end
-        self._order = None
 
     def renumber(self, new_owners: Int32) -> None:
         """Nodes changed their numbers: item of node i now belongs to `new_owners[i]`."""

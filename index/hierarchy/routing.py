@@ -7,13 +7,14 @@ import numpy.typing as npt
 
 from index.distances import Float64, distances
 from index.hierarchy.items import Items
-from index.kmeans import lifted
+from index.kmeans import time_parts
 
 Float32 = npt.NDArray[np.float32]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
 PROBES = 16  # nodes in whose items the nearest neighbour is looked for
+FLOAT32_ERROR = 0.25
 COMPARED = 64  # members of a node that its mean distance is taken over, and own items of a probed node
 
 
@@ -23,6 +24,7 @@ class Tree(Protocol):
     c: float
     heights: Float64
     space: Float32
+    radii: Float64
     items: Items
 
     def ancestors(self, index: int) -> list[int]:
@@ -44,7 +46,7 @@ def route(tree: Tree, points: Float32) -> tuple[Int32, Float64]:
     holders = tree.items.holders()
     if not len(holders):
         return owners, means
-    nearest = holders[_nearest(tree.space[holders], points, tree.c)]
+    nearest = _nearest(tree.space, tree.radii, holders, points, tree.c)
     for number, (point, nodes) in enumerate(zip(points.astype(np.float64), nearest.tolist(), strict=True)):
         candidates = np.concatenate([_even(tree.positions(node, own=True)) for node in nodes])
         found = distances(point[None], tree.items.space[candidates][None], tree.c)[0]
@@ -58,12 +60,18 @@ def route(tree: Tree, points: Float32) -> tuple[Int32, Float64]:
     return owners, means
 
 
-def _nearest(centroids: Float32, points: Float32, c: float) -> Int64:
-    """The PROBES nearest centroids of each point, in no order: (n, PROBES)."""
-    flipped = lifted(centroids, c)
-    flipped[:, 1:] *= -1
-    products = lifted(points, c) @ flipped.T  # cosh(sqrt(c) d) / c
-    count = min(PROBES, len(centroids))
+def _nearest(centroids: Float32, radii: Float64, holders: Int64, points: Float32, c: float) -> Int64:
+    """Of the nodes that hold items, those with the nearest centroids to each point, in no order: (n, PROBES)."""
+    root = np.sqrt(c)
+    times = np.cosh(root * radii) / root
+    point_times = time_parts(points, c)
+    # Rounding in float32 may shift -c <x, mu> by this much, which is nothing to a choice of 16 unless far out.
+    exact = c * point_times.max() * times.max() * 2.0**-24 > FLOAT32_ERROR
+    dtype: type[np.floating] = np.float64 if exact else np.float32
+    products = np.full((len(points), len(radii)), np.inf)
+    found = np.outer(point_times, times) - points.astype(dtype) @ centroids.astype(dtype, copy=False).T
+    products[:, holders] = found[:, holders]
+    count = min(PROBES, len(holders))
     return np.argpartition(products, count - 1, axis=1)[:, :count]
 
 

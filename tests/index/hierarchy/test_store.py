@@ -114,7 +114,7 @@ def test_nodes_that_are_no_tree_are_told(saved, forest, array, wrong):
     manifest = json.loads((saved / "tree" / "manifest.json").read_text())
     manifest["files"]["nodes.npz"], manifest["nodes"] = sha256(path), len(wrong)
     (saved / "tree" / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(HierarchyError, match="inconsistent|cannot be read"):
+    with pytest.raises(HierarchyError, match=r"inconsistent|cannot be read"):
         Hierarchy.load(saved, (rows, space))
 
 
@@ -199,7 +199,7 @@ def expected_rows(catalogue):
 
 @pytest.mark.parametrize("reloaded", [False, True])
 def test_a_catalogue_that_went_on(catalogue, forest, tmp_path, reloaded):
-    space, _, labels = forest
+    _, _, labels = forest
     tree = Hierarchy.from_catalogue(catalogue)
     tree.save(tmp_path / "h")
     go_on(catalogue, forest)

@@ -122,7 +122,7 @@ def test_label_paths_of_many_depths():
 
 
 def test_exemplars_begin_with_the_medoid_and_differ(forest, brute_force):
-    space, rows, _ = forest
+    space, _, _ = forest
     doubled = np.concatenate([space, space])  # every photo twice
     tree = Hierarchy.build(doubled, np.arange(1200), C)
     for node in range(len(tree.ids)):
@@ -140,7 +140,7 @@ def test_exemplars_begin_with_the_medoid_and_differ(forest, brute_force):
 
 def test_exemplars_are_spread(hierarchy, forest, brute_force):
     """Of the root's 50 clusters five different ones are shown."""
-    space, rows, labels = forest
+    _, rows, labels = forest
     path_of = dict(zip(rows.tolist(), labels, strict=True))
     shown = {path_of[row] for row in hierarchy.root.exemplars}
     assert len(shown) == 5
