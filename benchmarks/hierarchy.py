@@ -26,7 +26,7 @@ import torch
 from scipy.cluster.hierarchy import linkage
 
 from benchmarks.common import write_result
-from benchmarks.metric_learning import EUCLIDEAN, HIERARCHY, LIGHT_ANCHOR, METHODS, PAIRWISE
+from benchmarks.metric_learning import EUCLIDEAN, LIGHT_ANCHOR, METHODS, PAIRWISE
 from hyperbolic import lorentz
 from hyperbolic.embedder import Embedder
 from hyperbolic.models.lhier import Encoder
@@ -56,32 +56,30 @@ from training.recipe import load_recipe, parse_recipe
 BASE = "grocery-lhier-128"
 THETA = 0.8
 FAR_PHOTOS = 400
-EUCLIDEAN_PATH = {"radius": 1.0}  # the control's points lie at radius 1
 
 
-def path(weight: float, **more: Any) -> dict[str, Any]:
-    """The default's loss with another label path."""
-    terms = {"proxy_anchor": LIGHT_ANCHOR, "pairwise": PAIRWISE, "path": {"weight": weight, **more}}
-    return {"loss": {**terms, "hierarchy": HIERARCHY}}
+def of_recipe(name: str, **path: Any) -> dict[str, Any]:
+    """The geometry and loss of a recipe, with changes to its label path."""
+    recipe = load_recipe(name).model_dump(mode="json", exclude_none=True)
+    return {
+        "model": {"geometry": recipe["model"]["geometry"]},
+        "loss": {**recipe["loss"], "path": {**recipe["loss"]["path"], **path}},
+    }
 
 
-def control(weight: float, **more: Any) -> dict[str, Any]:
-    """The same terms without curvature: LHIER's own term has no Euclidean form."""
-    terms = {"proxy_anchor": LIGHT_ANCHOR, "pairwise": PAIRWISE, "path": {"weight": weight, **EUCLIDEAN_PATH, **more}}
-    return {"model": EUCLIDEAN, "loss": terms}
-
-
-CONE = {"weight": 0.1}
+# The controls have the same terms without curvature, but for LHIER's own, which has no Euclidean form.
+FIRST, CONTROL = "grocery-lhier-128-hierarchy", "grocery-euclidean-128-hierarchy"
+DEFAULT_PATH = load_recipe(BASE).loss.path.model_dump(include={"weight", "coarse_radius", "root_radius"})
 TREE_METHODS: dict[str, dict[str, Any]] = {
     **{name: METHODS[name] for name in ("ProxyAnchor", "Hyp", "HIER", "LHIER (paper)", "PA + SC", "0.3 PA + SC")},
-    "default": path(0.15),
-    "hierarchy": path(0.3),
-    "hierarchy + cones": {"loss": {**path(0.3)["loss"], "cone": CONE}},
-    "pseudo-path": path(0.15, ancestors="pseudo"),
+    "default": of_recipe(BASE),
+    "hierarchy": of_recipe(FIRST),
+    "hierarchy + cones": {"loss": {**of_recipe(FIRST)["loss"], "cone": {"weight": 0.1}}},
+    "pseudo-path": of_recipe(BASE, ancestors="pseudo"),
     "0.3 PA + SC (Euclidean)": {"model": EUCLIDEAN, "loss": {"proxy_anchor": LIGHT_ANCHOR, "pairwise": PAIRWISE}},
-    "default (Euclidean)": control(0.15),
-    "hierarchy (Euclidean)": control(0.3),
-    "pseudo-path (Euclidean)": control(0.15, ancestors="pseudo"),
+    "default (Euclidean)": of_recipe(CONTROL, **DEFAULT_PATH),
+    "hierarchy (Euclidean)": of_recipe(CONTROL),
+    "pseudo-path (Euclidean)": of_recipe(CONTROL, **DEFAULT_PATH, ancestors="pseudo"),
 }
 RAW = "raw features"
 RETRIEVAL = ("recall_at_1", "map_at_r", "coarse_map_at_r")

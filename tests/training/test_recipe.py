@@ -102,11 +102,12 @@ def test_compared_recipes_differ_in_the_method_only(ours: str, theirs: str) -> N
     assert {key for key in differing if not key.startswith(METHOD_KEYS)} == set()
 
 
-def test_hierarchy_first_differs_from_the_default_in_the_weight_of_the_path_term() -> None:
+def test_hierarchy_first_differs_from_the_default_in_the_path_term() -> None:
     first, default = (load_recipe(name) for name in ("grocery-lhier-128-hierarchy", "grocery-lhier-128"))
     a, b = flat(first.model_dump(mode="json")), flat(default.model_dump(mode="json"))
-    assert {key for key in a if a[key] != b[key]} == {"name", "description", "loss.path.weight"}
-    assert (a["loss.path.weight"], b["loss.path.weight"]) == (0.3, 0.15)
+    path = {f"loss.path.{key}" for key in ("weight", "coarse_radius", "root_radius")}
+    assert {key for key in a if a[key] != b[key]} == {"name", "description", *path}
+    assert a["loss.path.weight"] > b["loss.path.weight"] == 0.15
 
 
 def test_the_euclidean_control_of_hierarchy_first_has_its_terms_but_lhier() -> None:
