@@ -5,6 +5,8 @@ import numpy.typing as npt
 
 Float64 = npt.NDArray[np.float64]
 
+TINY = float(np.finfo(np.float64).tiny)
+
 
 def norms(space: Float64) -> Float64:
     """Euclidean norms along the last axis: (..., d) -> (...)."""
@@ -37,25 +39,20 @@ def distances(queries: Float64, points: npt.NDArray[np.floating], c: float) -> F
     x_norm, y_norm = np.sqrt(np.einsum("qmd,qmd->qm", x, x)), norms(queries)[:, None]
     delta = x - queries[:, None]
     squares = np.einsum("qmd,qmd->qm", delta, x) + np.einsum("qmd,qd->qm", delta, queries)  # |x|^2 - |y|^2
-    total = x_norm + y_norm
-    # Two points at the origin: every numerator below is 0.
-    radial_part = squares / np.where(total > 0, total, 1.0)  # |x| - |y|
+    y_divisor = np.where(y_norm > 0, y_norm, np.inf)  # of terms that vanish with y
+    radial_part = squares / np.maximum(x_norm + y_norm, TINY)  # |x| - |y|
     # delta - radial_part y/|y| = |x| (x/|x| - y/|y|), and the same with x and y changed about where x is much the
     # shorter: radial_part is large there.
     shorter = 2 * x_norm < y_norm
-    few = delta[shorter] - x[shorter] * _ratio(radial_part, x_norm)[shorter][:, None]
-    delta -= np.multiply(queries[:, None], _ratio(radial_part, y_norm)[..., None], out=x)
-    across, ratio = np.einsum("qmd,qmd->qm", delta, delta), _ratio(y_norm, x_norm)
-    if len(few):
-        across[shorter] = np.square(few).sum(axis=-1)
-        ratio[shorter] = _ratio(x_norm, y_norm)[shorter]
-    angular = c / 4 * ratio * across
+    few = None
+    if shorter.any():
+        rows, norm = x[shorter], x_norm[shorter]
+        few = delta[shorter] - rows * (radial_part[shorter] / np.where(norm > 0, norm, np.inf))[:, None]
+    delta -= np.multiply(queries[:, None], (radial_part / y_divisor)[..., None], out=x)
+    across = y_norm / np.maximum(np.maximum(x_norm, y_norm / 2), TINY) * np.einsum("qmd,qmd->qm", delta, delta)
+    if few is not None:
+        across[shorter] = (x_norm / y_divisor)[shorter] * np.square(few).sum(axis=-1)
     a, b = root * x_norm, root * y_norm
     cross = a * np.sqrt(1 + b * b) + b * np.sqrt(1 + a * a)
-    half = np.arcsinh(c * squares / np.where(cross > 0, cross, 1.0)) / 2  # half of asinh(a) - asinh(b)
-    return np.asarray(2 / root * np.arcsinh(np.sqrt(np.square(np.sinh(half)) + angular)))
-
-
-def _ratio(numerator: Float64, denominator: Float64) -> Float64:
-    """The numerator itself where the denominator is 0."""
-    return np.asarray(numerator / np.where(denominator > 0, denominator, 1.0))
+    half = np.arcsinh(c * squares / np.maximum(cross, TINY)) / 2  # half of asinh(a) - asinh(b)
+    return np.asarray(2 / root * np.arcsinh(np.sqrt(np.square(np.sinh(half)) + c / 4 * across)))

@@ -42,23 +42,26 @@ class Frames:
         scaled = math.sqrt(self.c) * space
         return scaled, np.sqrt(1 + np.square(norms(scaled)))
 
-    def cosh_to_all(self, space: Float64) -> Float64:
-        """cosh(sqrt(c) d) from points (n, d) to every centre: (n, k), rounded by :meth:`rounding`."""
-        scaled, times = self.unit(space)
+    def cosh_to_all(self, scaled: Float64, times: Float64) -> Float64:
+        """cosh(sqrt(c) d) from points at curvature -1 (:meth:`unit`) to every centre: (n, k), rounded by
+        :meth:`rounding`.
+        """
         products = scaled @ self.centres.astype(np.float64, copy=False).T
         np.subtract(times[:, None] * self._time, products, out=products)
         return np.maximum(products, 1, out=products)
 
-    def enter(self, space: Float64, frames: Int64, *, flip_time: bool = False) -> tuple[Float32, Float64]:
-        """Points (n, d) in the frames (n, p) -> (n, p, d + 1) in float32, time first, and cosh(sqrt(c) d) to the
-        centres (n, p) in float64. `flip_time` negates the time, for inner products by plain ones.
+    def enter(
+        self, scaled: Float64, times: Float64, frames: Int64, *, flip_time: bool = False
+    ) -> tuple[Float32, Float64]:
+        """Points at curvature -1 (:meth:`unit`; n of them) in the frames (n, p) -> (n, p, d + 1) in float32, time
+        first, and cosh(sqrt(c) d) to the centres (n, p) in float64. `flip_time` negates the time, for inner products
+        by plain ones.
         """
-        scaled, times = self.unit(space)
         centres, centre_times = self.centres[frames].astype(np.float64), self._time[frames]
         cosh = times[:, None] * centre_times - np.einsum("nd,npd->np", scaled, centres)
         np.maximum(cosh, 1, out=cosh)
         centres *= ((times[:, None] + cosh) / (1 + centre_times))[..., None]
-        inside = np.empty((*frames.shape, space.shape[1] + 1), dtype=np.float32)
+        inside = np.empty((*frames.shape, scaled.shape[1] + 1), dtype=np.float32)
         inside[..., 0] = -cosh if flip_time else cosh
         np.subtract(scaled[:, None], centres, out=inside[..., 1:], casting="same_kind")
         return inside, cosh

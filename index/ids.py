@@ -7,16 +7,18 @@ Int64 = npt.NDArray[np.int64]
 
 
 class Ids:
-    """int64 ids by position; -1 where a row was removed and its position is left empty.
+    """Ids by position; -1 where a row was removed and its position is left empty.
 
-    Ids that ascend with the position (a collection as it is built) are their own table for looking up; others take
-    12 to 16 bytes more each.
+    4 bytes each, 8 where one does not fit. Ids that ascend with the position (a collection as it is built) are their
+    own table for looking up; others take as much again and 4 bytes more.
     """
 
-    def __init__(self, by_position: Int64) -> None:
-        self.by_position = by_position
+    def __init__(self, ids: Int64) -> None:
+        narrow = not len(ids) or int(ids.max()) < 2**31
+        self.by_position: npt.NDArray[np.signedinteger] = ids.astype(np.int32 if narrow else np.int64)
+        by_position = self.by_position
         self._order: npt.NDArray[np.signedinteger] | None = None
-        self._sorted = by_position
+        self._sorted: npt.NDArray[np.signedinteger] = by_position
         if len(by_position) and not (by_position[0] >= 0 and (np.diff(by_position) > 0).all()):
             order = np.argsort(by_position, kind="stable")
             order = order[np.count_nonzero(by_position < 0) :]
@@ -29,7 +31,7 @@ class Ids:
     @property
     def ascending(self) -> Int64:
         """A copy of all ids, ascending."""
-        return self._sorted.copy()
+        return self._sorted.astype(np.int64)
 
     @property
     def nbytes(self) -> int:
@@ -53,12 +55,12 @@ class Ids:
 
     def with_added(self, ids: Int64) -> "Ids":
         """These ids, and new ones at the positions after them."""
-        return Ids(np.concatenate([self.by_position, ids]))
+        return Ids(np.concatenate([self.by_position.astype(np.int64), ids]))
 
     def without(self, positions: Int64, *, compact: bool) -> "Ids":
         """These ids but those at `positions`: the others move up (`compact`) or stay where they are."""
         if compact:
-            return Ids(np.delete(self.by_position, positions))
-        kept = self.by_position.copy()
+            return Ids(np.delete(self.by_position, positions).astype(np.int64))
+        kept = self.by_position.astype(np.int64)
         kept[positions] = -1
         return Ids(kept)

@@ -1,6 +1,7 @@
 """Lists: an inverted file over Lorentz k-means cells, each scanned in the frame of its own centroid."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -64,6 +65,7 @@ class ListRows:
         # Of each list: cosh(sqrt(c) reach), and the largest error of a stored row.
         self._bounds = np.stack([np.ones(len(centroids)), np.zeros(len(centroids))]) if bounds is None else bounds
         self._factor = inner_product_factor(centroids.shape[1])
+        self._farthest_centroid = float(self.frames.times.max())
 
     @classmethod
     def create(cls, kind: Literal["ivf", "ivf_sq8"], centroids: Float64, c: float, space: Float32) -> "ListRows":
@@ -145,9 +147,10 @@ class ListRows:
 
     def candidates(self, queries: Float64, count: int, allowed: Bool | None, nprobe: int | None = None) -> Candidates:
         """The `count` largest s among the rows of the `nprobe` nearest lists."""
-        lists, beyond = self.route(queries, nprobe or 1)
+        scaled, times = self.frames.unit(queries)
+        lists, beyond = self._route(scaled, times, nprobe or 1)
         number, probes = lists.shape
-        inside, cosh = self.frames.enter(queries, lists, flip_time=True)
+        inside, cosh = self.frames.enter(scaled, times, lists, flip_time=True)
         scores, positions = search_lists(self.inverted, inside.reshape(number * probes, -1), lists, count, allowed)
         scores, positions = scores.reshape(number, probes, count), positions.reshape(number, probes, count)
         # A list gave all it has where it gave fewer than were asked for.
@@ -155,10 +158,11 @@ class ListRows:
         scores, positions = scores.reshape(number, -1), positions.reshape(number, -1)
         if probes > 1:
             scores = np.where(positions >= 0, scores, -np.inf)
-            best = np.argpartition(-scores, count - 1, axis=1)[:, :count]
-            scores, positions = np.take_along_axis(scores, best, axis=1), np.take_along_axis(positions, best, axis=1)
-            unseen = np.maximum(unseen, scores.min(axis=1)[:, None])
-        last = (-unseen - self._eps(queries, lists, cosh)).min(axis=1)
+            best = np.argpartition(scores, -count, axis=1)[:, -count:]
+            each = np.arange(number)[:, None]
+            positions = positions[each, best]
+            unseen = np.maximum(unseen, scores[each, best].min(axis=1)[:, None])
+        last = (-unseen - self._eps(times, lists, cosh)).min(axis=1)
         return Candidates(positions, last, lists=lists, outside=self._outside(beyond))
 
     def certified(self, queries: Float64, kth_distance: Float64, candidates: Candidates) -> Bool:
@@ -168,19 +172,19 @@ class ListRows:
     def within(self, query: Float64, distance: float, allowed: Bool | None, lists: Int64 | None = None) -> Int64:
         """Rows with s >= -(cosh(sqrt(c) d) + eps), of every list that reaches so near."""
         wide = math.sqrt(self.c) * distance
+        scaled, times = self.frames.unit(query[None])
         if lists is None:
-            times = self.frames.unit(query[None])[1]
-            near = self.frames.cosh_to_all(query[None])[0] - self.frames.rounding(times)
+            near = self.frames.cosh_to_all(scaled, times)[0] - self.frames.rounding(times)
             lists = np.flatnonzero(near <= _cosh(wide + np.arccosh(self._bounds[0])) * (1 + 1e-12))
         found: list[Int64] = []
         step = max(1, BLOCK // len(query))
         for start in range(0, len(lists), step):
             part = lists[start : start + step]
-            inside, cosh = self.frames.enter(query[None], part[None], flip_time=True)
-            threshold = _cosh(np.array([wide])) + self._eps(query[None], part[None], cosh)[0]
+            inside, cosh = self.frames.enter(scaled, times, part[None], flip_time=True)
+            threshold = _cosh(np.array([wide])) + self._eps(times, part[None], cosh)[0]
             # One threshold for all: -1, a hair wider than its rounding.
-            scaled = (inside[0] / threshold[:, None]).astype(np.float32)
-            found.append(range_search_lists(self.inverted, scaled, part, -(1 + 8 * ROUNDING), allowed))
+            rows = (inside[0] / threshold[:, None]).astype(np.float32)
+            found.append(range_search_lists(self.inverted, rows, part, -(1 + 8 * ROUNDING), allowed))
         return np.concatenate([np.zeros(0, dtype=np.int64), *found])
 
     def route(self, queries: Float64, nprobe: int) -> tuple[Int64, Float64]:
@@ -188,28 +192,28 @@ class ListRows:
 
         Float32 products, float64 where centroids lie at radius 7/sqrt(c) or beyond.
         """
+        return self._route(*self.frames.unit(queries), nprobe)
+
+    def _route(self, scaled: Float64, times: Float64, nprobe: int) -> tuple[Int64, Float64]:
         probes = min(nprobe, self.nlist)
         wanted = min(probes + 1, self.nlist)
         if self._wide:
-            cosh = self.frames.cosh_to_all(queries)
+            cosh = self.frames.cosh_to_all(scaled, times)
             lists = np.argpartition(cosh, wanted - 1, axis=1)[:, :wanted]
             found = np.take_along_axis(cosh, lists, axis=1)
             order = np.argsort(found, axis=1)
             lists, found = np.take_along_axis(lists, order, axis=1), np.take_along_axis(found, order, axis=1)
-            rounding = self.frames.rounding(self.frames.unit(queries)[1], slice(0, 1)) / self.frames.times[0]
+            rounding = self.frames.rounding(times, slice(0, 1)) / self.frames.times[0]
         else:
-            scaled, times = self.frames.unit(queries)
             flipped = np.concatenate([-times[:, None], scaled], axis=1).astype(np.float32)
-            if len(queries) > 1:
-                with inner_products_by_blas():
-                    scores, lists = own_method(self.inverted.quantizer, "search")(flipped, wanted)
-            else:
-                scores, lists = own_method(self.inverted.quantizer, "search")(flipped, wanted)
+            search = own_method(self.inverted.quantizer, "search")
+            with inner_products_by_blas() if len(times) > 1 else nullcontext():
+                scores, lists = search(flipped, wanted)
             found = -scores.astype(np.float64)
             rounding = self._factor * ROUNDING * times
-        beyond = np.full(len(queries), np.inf)
+        beyond = np.full(len(times), np.inf)
         if wanted > probes:
-            beyond = found[:, -1] - rounding * self.frames.times.max()
+            beyond = found[:, -1] - rounding * self._farthest_centroid
         return lists[:, :probes], np.maximum(beyond, 1)
 
     def _add(self, space: Float32) -> None:
@@ -217,13 +221,13 @@ class ListRows:
         first = len(self.points)
         step = max(1, BLOCK // space.shape[1])
         for start in range(0, len(space), step):
-            part = space[start : start + step].astype(np.float64)
-            lists = self.route(part, 1)[0]
-            inside, cosh = self.frames.enter(part, lists)
+            part = self.frames.unit(space[start : start + step].astype(np.float64))
+            lists = self._route(*part, 1)[0]
+            inside, cosh = self.frames.enter(*part, lists)
             rows, lists = np.ascontiguousarray(inside[:, 0]), np.ascontiguousarray(lists[:, 0])
-            positions = np.arange(first + start, first + start + len(part), dtype=np.int64)
-            self.inverted.add_core(len(part), *map(library.swig_ptr, (rows, positions, lists)))
-            rounding = self.frames.rounding(self.frames.unit(part)[1], lists)
+            positions = np.arange(first + start, first + start + len(rows), dtype=np.int64)
+            self.inverted.add_core(len(rows), *map(library.swig_ptr, (rows, positions, lists)))
+            rounding = self.frames.rounding(part[1], lists)
             np.maximum.at(self._bounds[0], lists, cosh[:, 0] + rounding)
             np.maximum.at(self._bounds[1], lists, self._row_errors(rows) + 2 * rounding)
 
@@ -232,8 +236,8 @@ class ListRows:
         step = max(1, BLOCK // space.shape[1])
         low, high = [], []
         for start in range(0, len(space), step):
-            part = space[start : start + step].astype(np.float64)
-            inside, _ = self.frames.enter(part, self.route(part, 1)[0])
+            part = self.frames.unit(space[start : start + step].astype(np.float64))
+            inside, _ = self.frames.enter(*part, self._route(*part, 1)[0])
             low.append(inside[:, 0].min(axis=0))
             high.append(inside[:, 0].max(axis=0))
         ends = np.stack([np.min(low, axis=0), np.max(high, axis=0)]).astype(np.float32)
@@ -246,10 +250,9 @@ class ListRows:
         stored = self.inverted.sq.decode(self.inverted.sq.compute_codes(rows))
         return norms(stored.astype(np.float64) - rows)
 
-    def _eps(self, queries: Float64, lists: Int64, cosh: Float64) -> Float64:
-        """Bound on the error of s for queries (q, d) and lists (q, p) at cosh(sqrt(c) d(q, mu)) (q, p)."""
+    def _eps(self, times: Float64, lists: Int64, cosh: Float64) -> Float64:
+        """Bound on the error of s for queries' times (q,) and lists (q, p) at cosh(sqrt(c) d(q, mu)) (q, p)."""
         reach, row_error = self._bounds[0][lists], self._bounds[1][lists]
-        times = self.frames.unit(queries)[1]
         entering = 2 * self.frames.rounding(times[:, None], lists)
         # |y'| <= sqrt(2) cosh of either side, times the error of the other.
         return np.asarray(self._factor * ROUNDING * cosh * reach + math.sqrt(2) * (cosh * row_error + reach * entering))

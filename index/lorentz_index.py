@@ -237,7 +237,7 @@ class LorentzIndex:
         """Write the index into `folder`, which is replaced as a whole: `index.json` names each file's
         SHA-256."""
         with self._lock.read():
-            stored = Stored(self._generator, self._ids.by_position, self._plan, self.embedding_dim, self.c)
+            stored = Stored(self._generator, self._ids.by_position.astype(np.int64), self._plan, self.embedding_dim, self.c)
             write_index(Path(folder), stored)
 
     @classmethod

@@ -103,12 +103,12 @@ class Scan:
             part = positions[start : start + step]
             exact = distances(asked[start : start + step], self._generator.gather(part), self._c)
             ids = self._ids.by_position[part]
-            if self._lists is not None:
+            if self._lists is not None and part.min() < 0:
                 missing = part < 0
                 exact[missing], ids[missing] = np.inf, -1
-            order = np.lexsort((ids, exact), axis=-1)[:, :k]
-            found[0][rows[start : start + step], :k] = np.take_along_axis(exact, order, axis=1)
-            found[1][rows[start : start + step], :k] = np.take_along_axis(ids, order, axis=1)
+            order, each = np.lexsort((ids, exact), axis=-1)[:, :k], np.arange(len(part))[:, None]
+            found[0][rows[start : start + step], :k] = exact[each, order]
+            found[1][rows[start : start + step], :k] = ids[each, order]
 
     def _ranked(self, query: Float64, positions: Int64) -> tuple[Float64, Int64]:
         """Exact distances of one query to some rows, and their ids, nearest first."""

@@ -43,7 +43,7 @@ def nearest_others(space: Float32, chosen: Int64, k: int, c: float) -> Int64:
     best, place = np.full((len(chosen), k), np.inf), np.full((len(chosen), k), -1, dtype=np.int64)
     for start in range(0, len(space), step):
         part = space[start : start + step].astype(np.float64)
-        cosh = frames.cosh_to_all(part).T
+        cosh = frames.cosh_to_all(*frames.unit(part)).T
         own = (chosen >= start) & (chosen < start + len(part))
         cosh[np.flatnonzero(own), chosen[own] - start] = np.inf
         few = min(k, len(part))
@@ -59,8 +59,7 @@ def probes_for(rows: ListRows, chosen: Int64, neighbours: Int64) -> int:
     """The fewest nearest lists that hold TARGET of the neighbours (s, k) of the chosen points, and so on the lower
     end of what another sample would give (two standard errors).
     """
-    space = rows.gather(chosen).astype(np.float64)
-    cosh = rows.frames.cosh_to_all(space)
+    cosh = rows.frames.cosh_to_all(*rows.frames.unit(rows.gather(chosen).astype(np.float64)))
     near = rows.gather(neighbours.ravel()).astype(np.float64)
     lists = rows.route(near, 1)[0].reshape(neighbours.shape)
     ranks = np.array([(row[None] < row[own][:, None]).sum(axis=1) for row, own in zip(cosh, lists, strict=True)])
