@@ -9,7 +9,7 @@ import numpy.typing as npt
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
-SAME_FROM = 0.5  # Jaccard index: above it no second node of the same tree level can match as well
+SAME_FROM = 0.5  # Jaccard index: above it, of the old nodes that do not overlap each other at most one can match
 
 
 class Membership(Protocol):
@@ -68,9 +68,9 @@ def _matches(tree: Membership, previous: Membership) -> tuple[Int64, npt.NDArray
             keys.append(a[near].astype(np.int64) * len(previous.ids) + b[near])
     pair, shared = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *keys]), return_counts=True)
     a, b = np.divmod(pair, len(previous.ids))
-    jaccard = shared / (new_sizes[a] + old_sizes[b] - shared)
+    jaccard = np.asarray(shared / (new_sizes[a] + old_sizes[b] - shared), dtype=np.float64)
     alike = jaccard >= SAME_FROM
-    return np.column_stack([a, b])[alike], jaccard[alike]
+    return np.column_stack([a, b]).astype(np.int64)[alike], jaccard[alike]
 
 
 def _ancestors(parents: Int32) -> Int32:

@@ -189,11 +189,11 @@ def _cells(points: Float32, c: float, seed: int) -> list[Int64]:
             done.append(members)
             continue
         part = points[members]
-        count = -(-len(members) // CELL)
+        count = max(2, -(-len(members) // CELL))
         centroids = lorentz_kmeans(part, count, c, seed=seed)
         cell_of = assign(part, centroids, c)
         if (cell_of == cell_of[0]).all():  # equal points, which no centroid can part
-            cell_of = np.arange(len(members)) // CELL
+            cell_of = np.arange(len(members)) * count // len(members)
         order = np.argsort(cell_of, kind="stable")
         pending += [members[p] for p in np.split(order, np.cumsum(np.bincount(cell_of))[:-1]) if len(p)]
     return done
@@ -204,7 +204,6 @@ def _join(points: Float32, c: float, cells: Sequence[Int64], parts: Sequence[Flo
     heights = np.sort(np.concatenate([part[:, 2] for part in parts]))
     kept = max(0, len(points) - max(groups, len(cells)))
     cut = heights[kept - 1] if kept else -np.inf
-    label = np.empty(0, dtype=np.int64)
     merges: list[Float64] = []
     group_members: list[Int64] = []
     for cell, part in zip(cells, parts, strict=True):

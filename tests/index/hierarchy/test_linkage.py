@@ -106,7 +106,18 @@ def _clusters(tree, size):
     return len(wanted & set(members.values()))
 
 
-def test_cells_of_equal_points():
-    found = dendrogram(np.ones((9000, 2), dtype=np.float32), 1.0, exact_below=100)
-    assert found[-1, 3] == 9000
+@pytest.mark.parametrize("count", [2, 3, 150, 9000])
+def test_cells_of_equal_points(count):
+    found = dendrogram(np.ones((count, 2), dtype=np.float32), 1.0, exact_below=count // 2)
+    assert found[-1, 3] == count
     assert found[-1, 2] < 1e-6
+
+
+@given(st.integers(2, 60), st.integers(1, 20), st.integers(0, 2**32 - 1))
+@settings(max_examples=40, deadline=None)
+def test_cells_of_any_size_make_one_tree(count, exact_below, seed):
+    space = np.random.default_rng(seed).normal(size=(count, 2)).round(1).astype(np.float32)
+    found = dendrogram(space, 1.0, exact_below=exact_below)
+    assert is_valid_linkage(found)
+    assert found[-1, 3] == count
+    assert (np.diff(found[:, 2]) >= 0).all()

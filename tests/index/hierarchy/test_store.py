@@ -9,6 +9,7 @@ from index.catalogue import Catalogue, Item
 from index.errors import ModelMismatchError, StoreError
 from index.files import sha256
 from index.hierarchy import Hierarchy
+from index.hierarchy.fitting import fit
 from index.hierarchy.store import HierarchyError
 
 C = 0.7
@@ -58,6 +59,18 @@ def test_points_come_from_elsewhere_in_any_order(saved, forest, hierarchy):
         Hierarchy.load(saved, (rows[:-1], space[:-1]))
     with pytest.raises(HierarchyError, match="needs space parts of shape"):
         Hierarchy.load(saved, (rows, space[:, :3]))
+
+
+def test_the_fit_goes_with_the_tree(hierarchy, saved, forest):
+    space, rows, _ = forest
+    assert Hierarchy.load(saved, (rows, space)).fit is None
+    hierarchy.fit = fit(hierarchy)
+    hierarchy.save(saved)
+    assert Hierarchy.load(saved, (rows, space)).fit == hierarchy.fit
+    path = saved / "tree" / "fit.json"
+    path.write_text(path.read_text().replace("1", "2", 1))
+    with pytest.raises(HierarchyError, match=r"fit\.json is damaged"):
+        Hierarchy.load(saved, (rows, space))
 
 
 def test_an_empty_tree(tmp_path):
