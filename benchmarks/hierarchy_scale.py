@@ -4,7 +4,7 @@
 
 The points are a random recursive tree on the hyperboloid: four levels of geodesic steps, leaves of 20 items near the
 given radius. Each size runs in a process of its own, whose peak memory is that of points and tree together, with the
-interpreter; `points_mb` says what the points alone take. Items are attached one at a time (`attach_ms`) and 256 at a
+interpreter; `before_mb` is that before the tree is built, `points_mb` what the points alone take. Items are attached one at a time (`attach_ms`) and 256 at a
 time (`attach_batch_ms`, per item); `right_owner` is how many of them came to a node whose items are mostly of their
 leaf, which the tree that is built with all items serves as a yardstick for (`right_owner_built`).
 """
@@ -67,9 +67,11 @@ def run(items: int, dim: int, radius: float, seed: int) -> dict[str, Any]:
 
     space = points(items + LATER, dim, radius, seed)
     rng = np.random.default_rng(seed + 1)
-    late = np.zeros(len(space), dtype=bool)
-    late[rng.choice(len(space), LATER, replace=False)] = True
+    # Those that come later have the last rows, as a catalogue gives them out.
+    order = rng.permutation(len(space))
+    space, leaf_of = space[order], order // LEAF
     rows = np.arange(len(space))
+    late = rows >= items
     before = peak_mb()
     start = time.perf_counter()
     tree = Hierarchy.build(space[~late], rows[~late], 1.0)
@@ -79,8 +81,10 @@ def run(items: int, dim: int, radius: float, seed: int) -> dict[str, Any]:
         "points_mb": space.nbytes / 2**20, "nodes": len(tree.ids), "depth": int(tree.depths.max()),
         "children_most": max(len(tree.children(node)) for node in range(len(tree.ids))),
     }  # fmt: skip
-    sample = rng.choice(rows[~late], LATER, replace=False)
-    row["right_owner_built"] = float(np.mean([right(tree, tree.owner_of(int(item)), int(item)) for item in sample]))
+    sample = rng.choice(rows[~late], LATER, replace=False).tolist()
+    row["right_owner_built"] = float(
+        np.mean([right(tree, tree.owner_of(int(item)), int(item), leaf_of) for item in sample])
+    )
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         tree.save(Path(folder))
@@ -99,7 +103,7 @@ def run(items: int, dim: int, radius: float, seed: int) -> dict[str, Any]:
     owners += tree.attach(space[together], together).tolist()
     row["attach_batch_ms"] = (time.perf_counter() - start) / len(together) * 1e3
     pairs = zip(owners, rows[late].tolist(), strict=True)
-    row["right_owner"] = float(np.mean([right(tree, owner, item) for owner, item in pairs]))
+    row["right_owner"] = float(np.mean([right(tree, owner, item, leaf_of) for owner, item in pairs]))
     start = time.perf_counter()
     for item in singly.tolist():
         tree.remove([item])
@@ -119,11 +123,11 @@ def run(items: int, dim: int, radius: float, seed: int) -> dict[str, Any]:
     return row
 
 
-def right(tree: Any, owner: int, item: int) -> bool:
+def right(tree: Any, owner: int, item: int, leaf_of: npt.NDArray[np.int64]) -> bool:
     """Whether most other members of a node are of the item's leaf."""
     members = tree.members(owner)
     members = members[members != item]
-    return bool(len(members)) and float(np.mean(members // LEAF == item // LEAF)) > 0.5
+    return bool(len(members)) and float(np.mean(leaf_of[members] == leaf_of[item])) > 0.5
 
 
 def main() -> None:
