@@ -1,7 +1,7 @@
 """A drawing on paper, with matplotlib: the same figure as SVG, with tooltips, or as PNG."""
 
 import io
-import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +16,6 @@ from index.hierarchy.picture import Drawing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-logger = logging.getLogger(__name__)
 
 PAPER = 864.0  # points, square: 12 inches
 DPI = 200
@@ -174,5 +172,10 @@ def _matplotlib() -> Iterator[None]:
         raise PicturesMissingError from error
     installed = set(fontManager.get_font_names())
     fonts = [FONT, *(font for font in MORE_FONTS if font in installed)]
-    with mpl.rc_context({"font.family": fonts, "svg.fonttype": "path", "svg.hashsalt": "lhier"}):
+    with (
+        mpl.rc_context({"font.family": fonts, "svg.fonttype": "path", "svg.hashsalt": "lhier"}),
+        warnings.catch_warnings(),
+    ):
+        # A letter that no font has is drawn as a box, which the picture shows well enough.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
         yield
