@@ -84,8 +84,8 @@ class BallRows:
 
     def certified(self, queries: Float64, kth_distance: Float64, candidates: Candidates) -> Bool:
         """D_m > |b_q| |centre - centre(d)| + w t / (1 - |b_q|^2 t^2) + error."""
-        assert candidates.centre is not None
-        farthest = self._farthest(queries, kth_distance, candidates.centre)
+        centre = np.ones(len(queries)) if candidates.centre is None else candidates.centre
+        farthest = self._farthest(queries, kth_distance, centre)
         self._learn(kth_distance)
         return np.asarray(candidates.last > farthest + self._error(farthest), dtype=np.bool_)
 

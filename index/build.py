@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from index.embeddings import read_manifest, read_parts
 from index.errors import CollectionExistsError, CollectionNotFoundError, EmbeddingsError, SnapshotError, StoreError
 from index.files import new_folder
 from index.lorentz_index import LorentzIndex
+from index.plan import Plan, write_request
 from index.snapshot import list_generations, read_generation, write_generation
 
 __all__ = ["Check", "EmbedReport", "build_collection", "embed_photos", "verify_collection"]
@@ -37,6 +39,7 @@ def build_collection(
     *,
     replace: bool = False,
     image_root: Path | None = None,
+    request: dict[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Collection:
     """Make a collection of the points of an embedding folder, and open it.
@@ -44,8 +47,10 @@ def build_collection(
     It appears in the store complete or not at all. An existing one is refused
     (:class:`CollectionExistsError`) or, with `replace`, swapped out once the new one is whole; a service
     that has it open goes on with the old one until it is started again. `image_root`: where the photos lie,
-    if not where they were embedded, or those were no files.
+    if not where they were embedded, or those were no files. `request`: kind, memory, nlist and nprobe as
+    :meth:`LorentzIndex.build` takes them, kept for rebuilds; kind "auto" by default.
     """
+    request = Plan(requested="auto").request() | (request or {})
     manifest = read_manifest(embeddings)
     folder = collection_folder(store, name)
     if folder.exists() and not replace:
@@ -76,7 +81,8 @@ def build_collection(
                 f"{catalogue.count()} of them different: run 'lhier embed' again into an empty folder"
             )
         changes = catalogue.changes()
-        index = LorentzIndex.build(changes.space, changes.rows, manifest.c)
+        index = LorentzIndex.build(changes.space, changes.rows, manifest.c, **request)
+        write_request(temporary, request)
         write_generation(temporary / "generations", index, catalogue, changes.sequence)
         # Closed before the folder is moved, so that nothing is left in a write-ahead log.
         catalogue.close()
@@ -110,9 +116,7 @@ def verify_collection(store: Path, name: str = DEFAULT, *, sample: int = 50) -> 
             except SnapshotError as error:
                 yield Check(f"generation {path.name}", ok=False, detail=f"{error}: run 'lhier index rebuild'")
                 continue
-            later = catalogue.changes(generation.sequence)
-            generation.index.remove(np.concatenate([later.removed, later.rows]))
-            generation.index.add(later.space, later.rows)
+            catalogue.changes(generation.sequence).apply(generation.index)
             yield Check(f"generation {path.name}", ok=True, detail=f"{len(generation.index)} points, hashes agree")
             yield _check_searches(path.name, generation.index, changes, sample)
 
@@ -126,7 +130,7 @@ def _check_searches(name: str, index: LorentzIndex, truth: Changes, sample: int)
     # Fixed, so that a failure shows again.
     chosen = np.random.default_rng(0).choice(len(truth.rows), min(sample, len(truth.rows)), replace=False)
     k = min(10, len(truth.rows))
-    distances, rows, _ = index.search(truth.space[chosen], k)
+    distances, rows, _ = index.search(truth.space[chosen], k, exact=True)
     points = truth.space.astype(np.float64)
     times = np.sqrt(1 / index.c + np.square(points).sum(axis=1))
     place = {int(row): position for position, row in enumerate(truth.rows)}

@@ -11,13 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from index.errors import CatalogueError, ModelMismatchError, PointError
 from index.points import some, valid_points
+
+if TYPE_CHECKING:
+    from index.lorentz_index import LorentzIndex
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x4C484945  # "LHIE", so that any other SQLite file is told apart
@@ -64,6 +67,11 @@ class Changes:
     removed: npt.NDArray[np.int64]
     rows: npt.NDArray[np.int64]
     space: npt.NDArray[np.float32]
+
+    def apply(self, index: "LorentzIndex") -> None:
+        """Bring an index up to :attr:`sequence`."""
+        index.remove(np.concatenate([self.removed, self.rows]))
+        index.add(self.space, self.rows)
 
 
 class Catalogue:

@@ -1,8 +1,9 @@
 """`lhier index` and `lhier search`; `lhier embed` has a file of its own."""
 
 import json
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
@@ -27,6 +28,23 @@ image_root_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
+class Bytes(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.2 only
+    """A number of bytes, with or without a unit."""
+
+    name = "size"
+    UNITS: ClassVar = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """ "4GB" -> 4000000000."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?B?)", str(value).strip().upper())
+        unit = match[2] if match and match[2] in self.UNITS else f"{match[2]}B" if match else None
+        if match is None or unit is None or (size := int(float(match[1]) * self.UNITS[unit])) < 1:
+            self.fail(f"expected a size such as 800MB or 4GB, got {value!r}", param, ctx)
+        return size
+
+
 @click.group()
 def index() -> None:
     """Build, check and describe the exact index over a store's collections.
@@ -44,22 +62,40 @@ def index() -> None:
 @collection_option
 @click.option("--replace", is_flag=True, help="Replace the collection if it exists.")
 @image_root_option
+@click.option(
+    "--kind",
+    default="auto",
+    show_default=True,
+    type=click.Choice(["auto", "flat", "ivf", "ivf_sq8"]),
+    help="flat scans everything; ivf the nearest lists; ivf_sq8 the same in 8 bits a coordinate, re-ranked exactly.",
+)
+@click.option("--memory", type=Bytes(), help="What the index may hold: 800MB, 4GB; auto stays below it.")
+@click.option("--nlist", type=click.IntRange(min=1), help="Lists of ivf; by default 4 sqrt(n).")
+@click.option("--nprobe", type=click.IntRange(min=1), help="Lists a search probes; by default tuned for recall 0.99.")
 @json_option
-def build(embeddings: Path, store: Path, name: str, replace: bool, image_root: Path | None, as_json: bool) -> None:
+def build(
+    embeddings: Path, store: Path, name: str, replace: bool, image_root: Path | None, kind: str, memory: int | None,
+    nlist: int | None, nprobe: int | None, as_json: bool,
+) -> None:  # fmt: skip
     """Make a collection of the points that `lhier embed` wrote into EMBEDDINGS.
+
+    The kind of its index, and why it was chosen, are what `lhier index info` shows. A collection that outgrows its
+    index builds another by the same rule, while it is searched.
 
     \b
     lhier index build points --store store
     lhier index build points --store store --collection shoes --replace
     lhier index build points --store store --image-root /mnt/photos
+    lhier index build points --store store --kind auto --memory 4GB
     """
     from index.build import build_collection
 
+    request = {"kind": kind, "memory": memory, "nlist": nlist, "nprobe": nprobe}
     with (
         plain_errors(),
         progress_of("index") as progress,
         build_collection(
-            embeddings, store, name, replace=replace, image_root=image_root, progress=progress
+            embeddings, store, name, replace=replace, image_root=image_root, request=request, progress=progress
         ) as collection,
     ):
         answer = _description(collection.catalogue, collection.folder)
@@ -67,6 +103,7 @@ def build(embeddings: Path, store: Path, name: str, replace: bool, image_root: P
         click.echo(json.dumps(answer))
     else:
         click.echo(f"{answer['count']} items -> collection {name!r} of {store} (model {answer['model_hash']})")
+        click.echo(f"index: {answer['index']['kind']} ({answer['index']['reason']})")
 
 
 @index.command()
@@ -98,8 +135,25 @@ def info(store: Path, as_json: bool) -> None:
     for answer in answers:
         click.echo(answer["name"])
         for key, value in answer.items():
-            if key != "name":
+            if key == "index":
+                for part, told in (value or {}).items():
+                    click.echo(f"  {'index ' + part:<15}{told}")
+            elif key != "name":
                 click.echo(f"  {key:<15}{value}")
+
+
+def _index_description(generation: Path) -> dict[str, Any]:
+    from index.errors import SnapshotError
+    from index.storage import read_description
+
+    try:
+        plan = read_description(generation / "index")["plan"]
+    except SnapshotError as error:
+        return {"error": str(error)}
+    told = {"kind": plan["kind"], "reason": plan["reason"]}
+    if plan["nlist"]:
+        told |= {"lists": plan["nlist"], "nprobe": plan["nprobe"], "recall": plan["recall"]}
+    return told
 
 
 def _description(catalogue: "Catalogue", folder: Path) -> dict[str, Any]:
@@ -116,6 +170,7 @@ def _description(catalogue: "Catalogue", folder: Path) -> dict[str, Any]:
         "checkpoint": str(catalogue.checkpoint) if catalogue.checkpoint else None,
         "sequence": catalogue.sequence,
         "generation": generations[0].name if generations else None,
+        "index": _index_description(generations[0]) if generations else None,
         "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     }
 

@@ -23,7 +23,9 @@ from index.errors import (
 )
 from index.locks import ReadWriteLock
 from index.lorentz_index import LorentzIndex
-from index.snapshot import newest_valid_generation, write_generation
+from index.plan import read_request
+from index.rebuild import Rebuild
+from index.snapshot import newest_valid_generation, read_generation, write_generation
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ class Collection:
         self._generation = generation
         self._sequence = sequence
         self._lock = ReadWriteLock()
+        self._rebuilding = Rebuild(self._rebuild_aside, self.name)
 
     @classmethod
     def create(
@@ -149,12 +152,16 @@ class Collection:
                 generation=found.name if found else "",
                 image_root=image_root,
             )
-            replayed = collection._replay()
-            if len(index) != catalogue.count():
-                logger.warning(
-                    "event=index_rebuilt collection=%s reason=count index=%d catalogue=%d",
-                    folder.name, len(index), catalogue.count(),
-                )  # fmt: skip
+            replayed = 0
+            if found:
+                replayed = collection._replay()
+                if len(index) != catalogue.count():
+                    logger.warning(
+                        "event=index_rebuilt collection=%s reason=count index=%d catalogue=%d",
+                        folder.name, len(index), catalogue.count(),
+                    )  # fmt: skip
+                    collection._rebuild()
+            else:
                 collection._rebuild()
             if not found or replayed >= REPLAY_WORTH_KEEPING:
                 collection._try_snapshot()
@@ -165,6 +172,7 @@ class Collection:
 
     def close(self) -> None:
         """Close the catalogue; the collection is of no use afterwards."""
+        self._rebuilding.stop()
         with self._lock.write():
             self.catalogue.close()
 
@@ -215,20 +223,34 @@ class Collection:
         if model_hash != self.model_hash:
             raise ModelMismatchError(str(self.folder), expected=model_hash, found=self.model_hash)
 
-    def search(self, space: npt.ArrayLike, k: int = 10, *, allowed: npt.ArrayLike | None = None) -> list[Hit]:
+    def search(
+        self,
+        space: npt.ArrayLike,
+        k: int = 10,
+        *,
+        allowed: npt.ArrayLike | None = None,
+        nprobe: int | None = None,
+        exact: bool = False,
+    ) -> list[Hit]:
         """The k nearest items of one point, space part (d,), nearest first; fewer where there are fewer.
 
-        `allowed`: rows to choose from.
+        `allowed`: rows to choose from. `nprobe` and `exact`: see :meth:`LorentzIndex.search`.
         """
-        return self.search_batch(np.asarray(space)[None], k, allowed=allowed)[0]
+        return self.search_batch(np.asarray(space)[None], k, allowed=allowed, nprobe=nprobe, exact=exact)[0]
 
     def search_batch(
-        self, spaces: npt.ArrayLike, k: int = 10, *, allowed: npt.ArrayLike | None = None
+        self,
+        spaces: npt.ArrayLike,
+        k: int = 10,
+        *,
+        allowed: npt.ArrayLike | None = None,
+        nprobe: int | None = None,
+        exact: bool = False,
     ) -> list[list[Hit]]:
         """:meth:`search` for several points, space parts (q, d), in one scan."""
         with self._reading():
-            distances, rows, exact = self.index.search(spaces, k, allowed=allowed)
-            return [self._hits(*found, exact) for found in zip(distances, rows, strict=True)]
+            distances, rows, proven = self.index.search(spaces, k, allowed=allowed, nprobe=nprobe, exact=exact)
+            return [self._hits(*found, proven) for found in zip(distances, rows, strict=True)]
 
     def range_search(self, space: npt.ArrayLike, radius: float, *, allowed: npt.ArrayLike | None = None) -> list[Hit]:
         """Every item within geodesic distance `radius` of one point, nearest first."""
@@ -277,10 +299,12 @@ class Collection:
             return self._snapshot()
 
     def rebuild(self) -> str:
-        """Build the index anew from the catalogue, save it as a new generation, return that one's name."""
-        with self._lock.write():
-            self._rebuild()
-            return self._snapshot()
+        """Build the index anew from the catalogue, save it as a new generation, return that one's name.
+
+        Searches and writes go on meanwhile. A collection does this of itself, in a thread of its own, when it has
+        outgrown its index.
+        """
+        return self._rebuilding.run()
 
     def image_path(self, item: Item) -> Path | None:
         """The item's photo; None where it has none, or the collection knows no image folder.
@@ -327,15 +351,31 @@ class Collection:
         if self.catalogue.sequence == self._sequence:
             return 0
         changes = self.catalogue.changes(self._sequence)
-        self.index.remove(np.concatenate([changes.removed, changes.rows]))
-        self.index.add(changes.space, changes.rows)
+        changes.apply(self.index)
         self._sequence = changes.sequence
+        if reason := self.index.outgrown:
+            self._rebuilding.start(reason)
         return len(changes.removed) + len(changes.rows)
 
     def _rebuild(self) -> None:
         changes = self.catalogue.changes()
-        self.index = LorentzIndex.build(changes.space, changes.rows, self.c)
+        self.index = LorentzIndex.build(changes.space, changes.rows, self.c, **read_request(self.folder))
         self._sequence = changes.sequence
+
+    def _rebuild_aside(self) -> str:
+        """A new index, built and saved while this one is searched and written to, then put in its place."""
+        # A connection of its own, so that reading every point keeps nobody waiting.
+        with Catalogue.open(self.catalogue.path) as catalogue:
+            changes = catalogue.changes()
+            index = LorentzIndex.build(changes.space, changes.rows, self.c, **read_request(self.folder))
+            generations = self.folder / "generations"
+            name = write_generation(generations, index, catalogue, changes.sequence)
+            index = read_generation(generations / name, catalogue).index  # its exact points stay in their file
+        with self._lock.write():
+            later = self.catalogue.changes(changes.sequence)
+            later.apply(index)
+            self.index, self._generation, self._sequence = index, name, later.sequence
+        return name
 
     def _snapshot(self) -> str:
         self._generation = write_generation(self.folder / "generations", self.index, self.catalogue, self._sequence)

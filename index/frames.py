@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from index.distances import Float64, norms
-from index.generators import Float32, Int64
+from index.exact_points import Float32, Int64
 
 
 class Frames:
@@ -25,17 +25,17 @@ class Frames:
         self._time = np.sqrt(1 + np.square(norms(centres.astype(np.float64))))
 
     def __len__(self) -> int:
-        return len(self.centres)
+        return int(self.centres.shape[0])
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.centres.nbytes + self._time.nbytes
+        return int(self.centres.nbytes + self._time.nbytes)
 
     @property
     def times(self) -> Float64:
         """cosh(sqrt(c) radius) of the centres (k,)."""
-        return self._time
+        return np.asarray(self._time)
 
     def unit(self, space: Float64) -> tuple[Float64, Float64]:
         """Space parts (n, d) scaled to curvature -1, and their times (n,)."""

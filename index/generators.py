@@ -44,6 +44,9 @@ class Generator(Protocol):
     name: str
     compact: bool  # whether rows move up when others are removed
 
+    def __len__(self) -> int:
+        """Positions, those of removed rows included where rows stay in their places."""
+
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
 

@@ -103,7 +103,12 @@ class ListRows:
     def write(self, folder: Path) -> None:
         """index.faiss, lists.npz, space.npy"""
         faiss().write_index(self.inverted, str(folder / FAISS_FILE))
-        np.savez(folder / LISTS_FILE, kind=np.array(self.kind), centroids=self.frames.centres.astype(np.float32), bounds=self._bounds)
+        np.savez(
+            folder / LISTS_FILE,
+            kind=np.array(self.kind),
+            centroids=self.frames.centres.astype(np.float32),
+            bounds=self._bounds,
+        )
         np.save(folder / SPACE_FILE, self.points.array())
 
     def __len__(self) -> int:

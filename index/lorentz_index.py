@@ -107,7 +107,7 @@ class LorentzIndex:
             rows = ListRows.create(chosen, centroids, float(c), points)
             index._generator, index._ids = rows, Ids(new_ids)
             index._plan = replace(plan, nlist=rows.nlist, imbalance=rows.imbalance, nprobe=nprobe or 1)
-            index._tune(nprobe)
+            index._tune(rows, nprobe)
         logger.info("event=index_built kind=%s count=%d reason=%r", chosen, len(points), reason)
         return index
 
@@ -237,7 +237,9 @@ class LorentzIndex:
         """Write the index into `folder`, which is replaced as a whole: `index.json` names each file's
         SHA-256."""
         with self._lock.read():
-            stored = Stored(self._generator, self._ids.by_position.astype(np.int64), self._plan, self.embedding_dim, self.c)
+            stored = Stored(
+                self._generator, self._ids.by_position.astype(np.int64), self._plan, self.embedding_dim, self.c
+            )
             write_index(Path(folder), stored)
 
     @classmethod
@@ -268,10 +270,9 @@ class LorentzIndex:
             return nprobe or 1
         return math.ceil(self._plan.nprobe * max(1, k / tuning.K) * len(self._ids) / population)
 
-    def _tune(self, nprobe: int | None) -> None:
+    def _tune(self, rows: ListRows, nprobe: int | None) -> None:
         """Choose the number of probes on a sample of the points, and note the recall that is reached."""
-        rows, k = self._generator, min(tuning.K, len(self) - 1)
-        assert isinstance(rows, ListRows)
+        k = min(tuning.K, len(self) - 1)
         if not k:
             return
         chosen = tuning.sample(len(self))

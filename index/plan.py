@@ -1,16 +1,24 @@
 """Which kind of index a collection gets, and why; what it was built with; when it should be built anew."""
 
+import json
+import logging
+import math
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from index.distances import Float64
+from index.files import write_json
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["flat", "ivf", "ivf_sq8"]
 Request = Literal["auto", "flat", "ivf", "ivf_sq8"]
 REQUESTS: tuple[Request, ...] = ("auto", "flat", "ivf", "ivf_sq8")
 
+REQUEST_FILE = "index_request.json"
 FLAT_UP_TO = 20_000  # points: a scan of all takes about a millisecond
 LARGEST_RADIUS = 12.0  # in units of 1/sqrt(c): beyond it the coordinates in a list's frame lose float32's digits
 SMALLEST_LIST = 39  # points that a list is worth having for
@@ -51,6 +59,26 @@ class Plan:
         }  # fmt: skip
 
 
+def write_request(folder: Path, request: dict[str, Any]) -> None:
+    """Keep with a collection what :meth:`LorentzIndex.build` was asked for, so that rebuilds ask for the same."""
+    write_json(folder / REQUEST_FILE, request)
+
+
+def read_request(folder: Path) -> dict[str, Any]:
+    """What :func:`write_request` kept; kind "auto" where there is none, or it cannot be read."""
+    request = Plan(requested="auto").request()
+    try:
+        kept = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
+        if kept.keys() != request.keys() or kept["kind"] not in REQUESTS:
+            raise ValueError(f"expected {sorted(request)}, got {kept!r:.200}")
+    except FileNotFoundError:
+        return request
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        logger.warning("event=request_unreadable folder=%s error=%r kind=auto", folder, str(error))
+        return request
+    return dict(kept)
+
+
 def choose(requested: Request, count: int, dim: int, radii: Float64, memory: int | None) -> tuple[Kind, str]:
     """The kind for `count` points of dimension `dim` with `radii` (n,) in units of 1/sqrt(c), and the reason.
 
@@ -71,10 +99,10 @@ def choose(requested: Request, count: int, dim: int, radii: Float64, memory: int
     within = {kind: memory is None or size[kind] <= memory for kind in size}
     if count <= FLAT_UP_TO and within["flat"]:
         return "flat", f"{count} points, up to {FLAT_UP_TO} a scan of all takes about a millisecond"
+    if memory is None:
+        return "ivf", f"{count} points are more than a scan of all is quick for, and no memory budget was given"
     if within["ivf"]:
-        budget = "no memory budget was given" if memory is None else f"{_megabytes(memory)} are allowed"
-        return "ivf", f"{count} points take {_megabytes(size['ivf'])} in lists, {budget}"
-    assert memory is not None
+        return "ivf", f"{count} points take {_megabytes(size['ivf'])} in lists, {_megabytes(memory)} are allowed"
     fits = "which fit" if within["ivf_sq8"] else "the least there is, though that is more still"
     return "ivf_sq8", (
         f"{count} points take {_megabytes(size['ivf'])} in float32 lists, {_megabytes(memory)} are allowed: "
@@ -84,17 +112,14 @@ def choose(requested: Request, count: int, dim: int, radii: Float64, memory: int
 
 def estimated_bytes(kind: str, count: int, dim: int) -> int:
     """What an index holds in memory, ids included; exact points in their file do not count."""
-    lists = 20 * default_nlist(count) * (dim + 1)
-    return {
-        "flat": count * (4 * dim + 12),
-        "ivf": count * (4 * dim + 20) + lists,
-        "ivf_sq8": count * (dim + 17) + lists,
-    }[kind]
+    lists = 8 * default_nlist(count) * (dim + 1)
+    point = {"flat": 4 * dim + 12, "ivf": 4 * dim + 20, "ivf_sq8": dim + 17}[kind]
+    return count * point + lists * (kind != "flat")
 
 
 def default_nlist(count: int) -> int:
     """4 sqrt(n) lists, but of 39 points or more."""
-    return max(1, min(round(4 * count**0.5), count // SMALLEST_LIST))
+    return max(1, min(round(4 * math.sqrt(count)), count // SMALLEST_LIST))
 
 
 def outgrown(plan: Plan, count: int, positions: int, imbalance: float) -> str | None:

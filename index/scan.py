@@ -1,8 +1,6 @@
 """One search over one state of an index: propose in float32, re-rank in float64, certify, and scan again what was
 not certified."""
 
-import math
-
 import numpy as np
 
 from index.distances import Float64, distances

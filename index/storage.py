@@ -85,9 +85,9 @@ def read_index(folder: Path, *, hashes_verified: bool = False) -> Stored:
         count, positions = description["count"], description["positions"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise SnapshotError(f"{folder} holds no readable index ({error}): run 'lhier index rebuild'") from error
-    found = (len(generator), len(ids), int(np.count_nonzero(ids >= 0)))
-    if found != (positions, positions, count):
+    held = (len(generator), len(ids), int(np.count_nonzero(ids >= 0)))
+    if held != (positions, positions, count):
         raise SnapshotError(
-            f"{folder} is inconsistent: {count} points announced, {found[2]} found: run 'lhier index rebuild'"
+            f"{folder} is inconsistent: {count} points announced, {held[2]} found: run 'lhier index rebuild'"
         )
     return Stored(generator, ids, plan, dim, c)

@@ -38,7 +38,9 @@ def nearest_others(space: Float32, chosen: Int64, k: int, c: float) -> Int64:
     """The k nearest points of each chosen one, itself left out: (s,) -> (s, k). By float64 products, exact up to
     their rounding (1e-9 of cosh d at radius 8), which tuning does not mind.
     """
-    frames = Frames(np.sqrt(c) * space[chosen].astype(np.float64), c)  # for its products only: cosh(sqrt(c) d) to every chosen one
+    frames = Frames(
+        np.sqrt(c) * space[chosen].astype(np.float64), c
+    )  # for its products only: cosh(sqrt(c) d) to every chosen one
     step = max(k, BLOCK // len(chosen))
     best, place = np.full((len(chosen), k), np.inf), np.full((len(chosen), k), -1, dtype=np.int64)
     for start in range(0, len(space), step):
