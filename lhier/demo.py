@@ -3,7 +3,6 @@
 Every step runs the component that the other commands run; the demo only strings them together and tells what happens.
 """
 
-import hashlib
 import json
 import shlex
 import sys
@@ -24,8 +23,8 @@ if TYPE_CHECKING:
 
 SPECIES, PHOTOS_PER_SPECIES = 64, 20
 NUM_CHECKS = 5
-# Written first of all: marks a folder whose contents the demo may replace, and says which photos its runs are of.
-MARK = "demo.json"
+# Written first of all: marks a folder whose contents the demo may replace.
+MARK = "demo.txt"
 
 
 @click.command()
@@ -130,20 +129,7 @@ def _claim(out: Path) -> None:
         raise click.ClickException(f"{out} holds files of no earlier demo: give --out a new folder, or empty this one")
     out.mkdir(parents=True, exist_ok=True)
     if not (out / MARK).is_file():
-        _write_mark(out, {})
-
-
-def _read_mark(out: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads((out / MARK).read_text(encoding="utf-8"))["photos_of_runs"])
-    except (ValueError, KeyError, TypeError):  # damaged: the runs are made anew
-        return {}
-
-
-def _write_mark(out: Path, photos_of_runs: dict[str, str]) -> None:
-    staging = out / f".{MARK}.writing"
-    staging.write_text(json.dumps({"photos_of_runs": photos_of_runs}, indent=1) + "\n", encoding="utf-8")
-    staging.replace(out / MARK)
+        (out / MARK).write_text("made by 'lhier demo', which may replace what lies here\n", encoding="utf-8")
 
 
 def _draw(root: Path, seed: int) -> None:
@@ -190,32 +176,19 @@ def _train(recipe: "Recipe", data: "RetrievalData", out: Path) -> None:
     """Train, continue an interrupted run, or reuse a finished one; one of another recipe or photos is replaced."""
     import shutil
 
+    from training.data.split import fingerprint
     from training.loop import train
     from training.recipe import dump_recipe
+    from training.run_folder import read_photos
 
     run = out / "runs" / recipe.name
-    photos_of_runs = _read_mark(out)
-    photos, stored = _fingerprint(data.train), run / "recipe.toml"
-    same = photos_of_runs.get(recipe.name) == photos
+    stored = run / "recipe.toml"
+    same = read_photos(run) == fingerprint(data.train)
     same = same and stored.is_file() and stored.read_text(encoding="utf-8") == dump_recipe(recipe)
     resume = same and (run / "training_state.pt").is_file()
     if run.exists() and not resume:
         shutil.rmtree(run)
-    _write_mark(out, photos_of_runs | {recipe.name: photos})
     train(recipe, data, run, cache=out / "features", resume=resume, progress=sys.stderr.isatty())
-
-
-def _fingerprint(photos: Sequence["Photo"]) -> str:
-    """Changes when a photo comes, goes, moves to another label or is written anew."""
-    digest = hashlib.sha256()
-    for photo in photos:
-        try:
-            status = photo.path.stat()
-            written = (status.st_size, status.st_mtime_ns)
-        except OSError:  # a link to nowhere: training will name it
-            written = None
-        digest.update(repr((photo.labels, photo.path.name, written)).encode(errors="surrogateescape"))
-    return digest.hexdigest()
 
 
 def _one_per_class(data: "RetrievalData") -> tuple["Photo", ...]:

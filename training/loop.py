@@ -19,7 +19,7 @@ from hyperbolic.models.lhier import Encoder
 from hyperbolic.optim.adamw import RiemannianAdamW
 from training.batch_memory import load_memory, memory_state
 from training.batches import FeatureBatches, PhotoBatches, batches_of
-from training.data.split import RetrievalData, label_levels
+from training.data.split import RetrievalData, fingerprint, label_levels
 from training.distributed import Processes, make_fabric
 from training.groups import parameter_groups
 from training.guard import Guard
@@ -34,6 +34,7 @@ from training.run_folder import (
     prepare_run,
     save_state,
     write_classes,
+    write_photos,
     write_skipped,
 )
 from training.run_log import RunLog, check_logger
@@ -103,6 +104,8 @@ class _Run:
         self.skipped: dict[Path, str] = {}
         torch.manual_seed(recipe.seed)
         label_levels(data.train)
+        if self.processes.first:
+            write_photos(run, fingerprint(data.train))
         self.encoder = _build_encoder(recipe)
         check_division(recipe, self.encoder, self.processes.world)
         self.source: FeatureBatches | PhotoBatches = batches_of(

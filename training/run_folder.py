@@ -15,6 +15,7 @@ METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 RECIPE_FILE = "recipe.toml"
 CLASSES_FILE = "classes.json"
+PHOTOS_FILE = "photos.sha256"
 ANCESTORS_FILE = "ancestors.json"
 SKIPPED_FILE = "skipped.jsonl"
 
@@ -89,6 +90,20 @@ def keep_rows(run: Path, steps: int) -> None:
             rows = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
             kept = [line for line in rows if json.loads(line)["step"] <= steps]
             _write_whole(path, "".join(f"{line}\n" for line in kept))
+
+
+def read_photos(run: Path) -> str:
+    """What :func:`write_photos` wrote; empty where it wrote nothing."""
+    path = run / PHOTOS_FILE
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+
+
+def write_photos(run: Path, fingerprint: str) -> None:
+    """Which photos the run is of, by :func:`training.data.split.fingerprint`. Raises :class:`TrainingError` where it
+    was started with others."""
+    if read_photos(run) not in ("", fingerprint):
+        raise TrainingError(f"the photos are not those that {run} was started with: start a new run")
+    _write_whole(run / PHOTOS_FILE, fingerprint + "\n")
 
 
 def write_classes(run: Path, label_paths: list[tuple[str, ...]]) -> None:

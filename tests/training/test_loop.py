@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from hyperbolic.checkpoint import load_checkpoint, load_proxies
@@ -20,7 +21,7 @@ from training.features import FeatureCache
 from training.groups import parameter_groups
 from training.loop import TrainingInterrupted, train
 from training.losses.objective import Objective
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, dump_recipe, load_recipe
 from training.run_folder import TrainingError
 from training.schedule import Schedule
 from training.step import TrainingModel
@@ -45,7 +46,7 @@ def changed(recipe: Recipe, **sections: dict[str, Any]) -> Recipe:
 def test_a_run_leaves_a_usable_checkpoint_and_its_story(tiny: Recipe, tmp_path: Path) -> None:
     run = start(tiny, tmp_path)
     assert sorted(p.name for p in run.iterdir()) == [
-        "checkpoint", "classes.json", "metrics.jsonl", "recipe.toml", "training_state.pt",
+        "checkpoint", "classes.json", "metrics.jsonl", "photos.sha256", "recipe.toml", "training_state.pt",
     ]  # fmt: skip
     assert load_recipe(run / "recipe.toml") == tiny
     story = rows(run)
@@ -288,3 +289,18 @@ def test_a_run_is_not_resumed_with_other_classes(tiny: Recipe, photo_folder: Pat
     with pytest.raises(TrainingError, match="are not those that"):
         start(recipe, tmp_path, resume=True)
     assert (run / "classes.json").read_text() == classes
+
+
+def test_a_run_is_resumed_with_its_photos_moved_but_not_with_others(
+    tiny: Recipe, photo_folder: Path, tmp_path: Path
+) -> None:
+    run = start(tiny, tmp_path)
+    root = tmp_path / "photos"
+    shutil.copytree(photo_folder, root)
+    moved = changed(tiny, data={"root": str(root)})
+    (run / "recipe.toml").write_text(dump_recipe(moved))
+    assert start(moved, tmp_path, resume=True) == run
+    photo = next(path for path in sorted(root.rglob("*")) if path.is_file())
+    Image.open(photo).resize((9, 9)).save(photo)
+    with pytest.raises(TrainingError, match="the photos are not those that"):
+        start(moved, tmp_path, resume=True)

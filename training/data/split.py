@@ -1,5 +1,6 @@
 """What every data set becomes: photos with label paths, split into training, query and gallery."""
 
+import hashlib
 import logging
 import random
 from collections import Counter
@@ -40,6 +41,21 @@ class RetrievalData:
     validation: tuple[Photo, ...] = ()
     notes: tuple[str, ...] = field(default=())
     recall_at: tuple[int, ...] = RECALL_AT
+
+
+def fingerprint(photos: Sequence[Photo]) -> str:
+    """A hash that changes when a photo comes, goes, moves to another label or is replaced by one of another size.
+
+    Not when the whole folder moves, so that a run can be resumed elsewhere.
+    """
+    digest = hashlib.sha256()
+    for photo in photos:
+        try:
+            size = photo.path.stat().st_size
+        except OSError:  # a link to nowhere: training will name it
+            size = -1
+        digest.update(repr((photo.labels, photo.path.name, size)).encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def load_data(config: DataConfig, seed: int = 0) -> RetrievalData:
