@@ -5,8 +5,8 @@
 The points are a random recursive tree on the hyperboloid: four levels of geodesic steps, leaves of 20 items near the
 given radius. Each size runs in a process of its own, whose peak memory is that of points and tree together, with the
 interpreter; `before_mb` is that before the tree is built, `points_mb` what the points alone take. Items are attached
-one at a time (`attach_ms`) and 256 at a time (`attach_batch_ms`, per item); `right_owner` is how many of them came to a node whose items are mostly of their
-leaf, which the tree that is built with all items serves as a yardstick for (`right_owner_built`).
+one at a time (`attach_ms`) and 256 at a time (`attach_batch_ms`, per item); `right_owner` is how many of them came to
+a node whose items are mostly of their leaf; `right_owner_built` is the same of items that the tree was built with.
 """
 
 import argparse
