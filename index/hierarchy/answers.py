@@ -18,8 +18,17 @@ from index.kmeans import centroids_of_sums, lifted
 from index.points import some, valid_ids, valid_points
 
 __all__ = [
-    "Answers", "CommonAncestor", "LabelStep", "Neighbour", "Path", "Step", "Ways", "Waypoint", "Zoom", "geodesic",
-]  # fmt: skip
+    "Answers",
+    "CommonAncestor",
+    "LabelStep",
+    "Neighbour",
+    "Path",
+    "Step",
+    "Waypoint",
+    "Ways",
+    "Zoom",
+    "geodesic",
+]
 
 Float32 = npt.NDArray[np.float32]
 Int64 = npt.NDArray[np.int64]
