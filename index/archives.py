@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from index.errors import EmbeddingsError
-from index.sources import Photo, Place, label_path, plain_path
+from index.places import Place
+from index.sources import Photo, label_path, plain_path
 
 LARGEST_SIDECAR = 1 << 20  # bytes
 

@@ -139,11 +139,13 @@ def open_job(out: Path, identity: Identity, fingerprints: Sequence[str]) -> Iter
         if job.finished:
             (out / JOB).unlink(missing_ok=True)
         else:
-            # In this order: a kill in between leaves the manifest, which is read first.
+            # In this order: as long as there is a manifest, it is read first, and its failures with it.
             kept = [done[number] for number in sorted(done)]
             _replace_lines(out / JOB, [identity.model_dump(), *(entry.model_dump() for entry in kept)])
+            if finished:
+                (out / MANIFEST).unlink()
+                sync(out)
             _replace_lines(out / FAILURES, job.failures())
-            (out / MANIFEST).unlink(missing_ok=True)
         yield job
 
 

@@ -31,9 +31,9 @@ class RayError(RuntimeError):
 class PartEmbedder:
     """What each Ray worker holds: an encoder of its own. Called with pickled tasks, answers with pickled parts."""
 
-    def __init__(self, setup: Any) -> None:
+    def __init__(self, setup: dict[str, Any]) -> None:
         ray = importlib.import_module("ray")
-        files, options, threads, self.source, self.draft = ray.get(setup)
+        files, options, threads, self.source, self.draft = ray.get(setup["reference"])
         torch.set_num_threads(threads)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in files.items():
@@ -58,6 +58,8 @@ def ray_engine(
     """
     if importlib.util.find_spec("ray") is None:
         raise RayError("--engine ray needs Ray Data: pip install 'lhier[ray]'")
+    if source.name.startswith("memory://"):
+        raise RayError("photos at memory:// are in this process alone: Ray's workers cannot read them")
     folder = resolve_checkpoint(checkpoint)
     files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, MODEL_FILE)}
     options = {
@@ -74,7 +76,8 @@ def ray_engine(
         ray, data = importlib.import_module("ray"), importlib.import_module("ray.data")
         started = not ray.is_initialized()
         if started:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells its plans at INFO, its settings at WARNING
         try:
             context = data.DataContext.get_current()
             context.enable_progress_bars = False
@@ -89,7 +92,8 @@ def ray_engine(
             ).map_batches(
                 PartEmbedder,
                 batch_size=1,
-                fn_constructor_args=(setup,),
+                # A dict, because Ray would tie the workers' restart to a bare reference.
+                fn_constructor_args=({"reference": setup},),
                 compute=data.ActorPoolStrategy(size=max(1, size)),
                 **per_worker,
             )

@@ -5,23 +5,16 @@ pickled, from any process.
 """
 
 import csv
-import importlib
 import io
-import os
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from index.errors import EmbeddingsError
+from index.places import Place, local_stamp, remote_stamp, stamps_of
 
 LISTS = (".csv", ".parquet")
-READ_ATTEMPTS = 3
-STAMPERS = 16  # threads
-# What file systems call that which changes with a file's content, the best first.
-_STAMPS = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,67 +72,6 @@ def open_source(source: str, *, listed: Sequence[str] | None = None, root: str |
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder or file, here (``local``) or on a ``system`` of fsspec's (an ``AbstractFileSystem``)."""
-
-    name: str
-    local: Path | None
-    system: Any = field(compare=False)
-    base: str
-
-    @classmethod
-    def of(cls, where: str) -> "Place":
-        """From a path or a URL. Raises :class:`EmbeddingsError` for a URL that fsspec does not know."""
-        if "://" not in where:
-            local = Path(where).resolve()
-            return cls(str(local), local, None, str(local))
-        try:
-            system, base = importlib.import_module("fsspec.core").url_to_fs(where)
-        except (ImportError, ValueError) as error:
-            raise EmbeddingsError(f"{where} cannot be opened: {error}") from error
-        if "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol):
-            return cls.of(base)
-        return cls(where.rstrip("/"), None, system, base.rstrip("/"))
-
-    def below(self, path: str) -> "Place":
-        """A file of this folder, or the place of a URL."""
-        if "://" in path:
-            return Place.of(path)
-        local = self.local / path if self.local else None
-        return Place(f"{self.name}/{path}", local, self.system, f"{self.base}/{path}")
-
-    def content(self) -> Path | bytes:
-        """The file here; what is in it elsewhere, asked for again when the connection fails."""
-        return self.local if self.local is not None else self.bytes()
-
-    def bytes(self, start: int | None = None, end: int | None = None) -> bytes:
-        """What is in the file, from ``start`` to before ``end``. Raises ``OSError``."""
-        if self.system is None:
-            with Path(self.base).open("rb") as file:
-                file.seek(start or 0)
-                return file.read() if end is None else file.read(end - (start or 0))
-        for attempt in range(1, READ_ATTEMPTS + 1):
-            try:
-                return bytes(self.system.cat_file(self.base, start, end))
-            except (FileNotFoundError, PermissionError, IsADirectoryError):
-                raise
-            except Exception as error:  # each file system has its own for a connection that fails
-                if attempt == READ_ATTEMPTS:
-                    raise OSError(f"{self.name} cannot be read: {error}") from error
-                time.sleep(0.5 * attempt**2)
-        raise AssertionError
-
-    def stamp(self) -> str:
-        """What changes when the file does; "missing" where there is none."""
-        try:
-            if self.system is None:
-                return _local_stamp(Path(self.base))
-            return _remote_stamp(self.system.info(self.base))
-        except OSError:
-            return "missing"
-
-
-@dataclass(frozen=True)
 class FolderSource:
     """The photos in a folder and below, or those of them that are ``listed`` (relative posix paths)."""
 
@@ -163,15 +95,15 @@ class FolderSource:
     def photos(self) -> list[Photo]:
         """By path."""
         if self.listed is not None:
-            stamps = _stamps([self._place.below(path) for path in self.listed])
+            stamps = stamps_of([self._place.below(path) for path in self.listed])
             return [self._photo(path, stamp) for path, stamp in zip(self.listed, stamps, strict=True)]
         if self._place.local is not None:
             from hyperbolic.images import find_images  # imports torch, which building an index does without
 
             found = find_images(self._place.local)
             names = (path.relative_to(self._place.local).as_posix() for path in found)
-            return [self._photo(name, _safe_stamp(path)) for name, path in zip(names, found, strict=True)]
-        return [self._photo(name, _remote_stamp(info)) for name, info in self._remote()]
+            return [self._photo(name, local_stamp(path)) for name, path in zip(names, found, strict=True)]
+        return [self._photo(name, remote_stamp(info)) for name, info in self._remote()]
 
     def _remote(self) -> Iterator[tuple[str, dict[str, Any]]]:
         from hyperbolic.images import IMAGE_SUFFIXES
@@ -227,7 +159,7 @@ class ListSource:
         found: dict[str, Photo] = {}
         rows = [(f"{self._place.name}, row {number}", row) for number, row in enumerate(self._rows(), 1)]
         paths = [plain_path(str(row.get("path") or ""), where, self._root.name) for where, row in rows]
-        stamps = _stamps([self._root.below(path) for path in paths])
+        stamps = stamps_of([self._root.below(path) for path in paths])
         for (where, row), path, stamp in zip(rows, paths, stamps, strict=True):
             labels = row.get("labels")
             if labels is None:
@@ -299,27 +231,3 @@ def plain_path(path: str, where: str, root: str) -> str:
 def label_path(photo: str) -> tuple[str, ...]:
     """The folders above a photo, most general first."""
     return PurePosixPath(photo).parts[:-1]
-
-
-def _stamps(places: Sequence[Place]) -> list[str]:
-    if all(place.local is not None for place in places):
-        return [place.stamp() for place in places]
-    with ThreadPoolExecutor(max_workers=STAMPERS) as pool:  # each is a request and an answer
-        return list(pool.map(Place.stamp, places))
-
-
-def _safe_stamp(path: Path) -> str:
-    try:
-        return _local_stamp(path)
-    except OSError:
-        return "missing"
-
-
-def _local_stamp(path: Path) -> str:
-    found = os.stat(path)  # noqa: PTH116  # Path.stat on surrogates is the same; this one is the quicker
-    return f"{found.st_size}-{found.st_mtime_ns}"
-
-
-def _remote_stamp(info: dict[str, Any]) -> str:
-    changes = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
-    return f"{info.get('size')}-{changes}"
