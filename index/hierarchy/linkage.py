@@ -26,20 +26,31 @@ REPRESENTATIVES = 4  # items that stand for a group where groups are compared
 BLOCK = 1 << 18  # distances made at a time: 2 MB of float64, which stay in cache
 
 
-def distance_matrix(x: npt.ArrayLike, y: npt.ArrayLike, c: float) -> Float32:
-    """All geodesic distances between two sets of space parts: (n, d) x (m, d) -> float32 (n, m).
+class DistancesTo:
+    """All geodesic distances to a set of points with space parts (m, d), which is prepared once: 8 m (d + 1) bytes.
 
     arccosh(-c <x, y>_L) / sqrt(c) as 2 asinh(sqrt((z - 1) / 2)), z from one float64 product. With s the greater
     sqrt(c) x_time, z rounds at a few 1e-16 s^2, so that the error of a distance d, in units of 1/sqrt(c), is
     <= 3e-7 d + min(3e-8 s, 1e-15 s^2 / d) (tests/index/hierarchy/test_linkage.py): near 0, 2e-4 at radius 9.
-    Memory: 4 n m bytes and small blocks.
     """
-    left, right = lifted(x, c), _flipped(y, c)
-    found = np.empty((len(left), right.shape[1]), dtype=np.float32)
-    rows = max(1, BLOCK // max(1, right.shape[1]))
-    for start in range(0, len(left), rows):
-        found[start : start + rows] = _distances(left[start : start + rows], right, c)
-    return found
+
+    def __init__(self, space: npt.ArrayLike, c: float) -> None:
+        self.c = c
+        self._columns = _flipped(space, c)
+
+    def __call__(self, x: npt.ArrayLike) -> Float32:
+        """Of points with space parts (n, d): float32 (n, m). Memory: 4 n m bytes and small blocks."""
+        left, right = lifted(x, self.c), self._columns
+        found = np.empty((len(left), right.shape[1]), dtype=np.float32)
+        rows = max(1, BLOCK // max(1, right.shape[1]))
+        for start in range(0, len(left), rows):
+            found[start : start + rows] = _distances(left[start : start + rows], right, self.c)
+        return found
+
+
+def distance_matrix(x: npt.ArrayLike, y: npt.ArrayLike, c: float) -> Float32:
+    """All geodesic distances between two sets of space parts, see :class:`DistancesTo`: (n, d) x (m, d) -> (n, m)."""
+    return DistancesTo(y, c)(x)
 
 
 def mean_distance_matrix(groups: npt.ArrayLike, c: float) -> Float32:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ from scipy.sparse import vstack
 from index.distances import Float64, distances
 from index.hierarchy.items import Labels
 from index.hierarchy.labels import LabelForest, descent, homes, incidence
-from index.hierarchy.linkage import distance_matrix
+from index.hierarchy.linkage import DistancesTo, distance_matrix
 from index.kmeans import centroids_of_sums, lifted
 
 if TYPE_CHECKING:
@@ -98,6 +99,10 @@ class Posterior:
         items = hierarchy.items
         return cls(items.space, hierarchy.c, hierarchy.parents, items.owners, items.paths, items.codes)
 
+    @cached_property
+    def _to_items(self) -> DistancesTo:
+        return DistancesTo(self.space, self.c)
+
     def __len__(self) -> int:
         return len(self.space)
 
@@ -178,7 +183,7 @@ class Posterior:
         step = max(1, BLOCK // len(self))
         for start in range(0, len(points), step):
             rows = slice(start, min(start + step, len(points)))
-            found = distance_matrix(points[rows], self.space, self.c)
+            found = self._to_items(points[rows])
             places = np.flatnonzero(left_out[rows] >= 0)
             found[places, left_out[rows][places]] = np.inf
             yield rows, found
