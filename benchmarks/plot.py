@@ -14,7 +14,15 @@ from typing import Any
 
 import matplotlib as mpl
 
-from benchmarks.chapters import curvature_stability, encoder, evaluation, hierarchy, metric_learning, training_step
+from benchmarks.chapters import (
+    curvature_stability,
+    embed,
+    encoder,
+    evaluation,
+    hierarchy,
+    metric_learning,
+    training_step,
+)
 from benchmarks.chapters.shared import provenance
 from benchmarks.common import PROJECT, RESULTS
 
@@ -34,6 +42,7 @@ CHAPTERS: dict[str, ModuleType] = {
     "training_step": training_step,
     "curvature_stability": curvature_stability,
     "encoder": encoder,
+    "embed": embed,
     "evaluation": evaluation,
 }
 

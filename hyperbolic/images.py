@@ -174,10 +174,10 @@ class Preprocessing(BaseModel):
 
     @property
     def draft_side(self) -> int:
-        """Twice the side that the photo is scaled to: JPEGs decoded no smaller keep their tensors within the bound.
+        """Twice the side that the photo is scaled to: the size that JPEGs may be decoded at instead of their own.
 
-        Mean difference of at most 1.5 of 255 levels, test_images.py::test_draft_decoding_keeps_its_bound. A bound on
-        pixels, not on points: see `lhier embed --draft`.
+        Pixels then differ by 2 of 255 levels in the mean at most (test_images.py::test_draft_decoding_keeps_its_bound).
+        That bounds no point: see benchmarks/embed.py for how far they move.
         """
         return 2 * math.ceil(self.image_size / self.crop_fraction)
 

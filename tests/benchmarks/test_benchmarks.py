@@ -131,6 +131,31 @@ def test_encoder_reports_speed_agreement_and_what_is_missing(tmp_path: Path) -> 
     assert agreement["torch float32"]["relative_error"] == 0.0
 
 
+def test_embed_measures_the_job_beside_its_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(PROJECT)
+    from PIL import Image
+
+    from benchmarks.chapters import embed
+
+    for number in range(12):
+        Image.effect_noise((90, 80), 50 + number).convert("RGB").save(tmp_path / f"{number:02d}.jpg")
+    tiny = ["--count", 12, "--rounds", 1, "--batch-size", 4, "--backbone", "test_efficientnet", "--photos", tmp_path]
+    run("embed", "--out", tmp_path / "results", *tiny)
+    result = result_of(tmp_path / "results", "embed")
+    parts = {part: [row for row in result["rows"] if row["part"] == part] for part in ("rate", "agreement", "draft")}
+    rates = {row["runtime"]: row for row in parts["rate"]}
+    assert {"torch float32", "torch float32, plain"} <= set(rates)
+    for name, row in rates.items():
+        assert row["bare_per_s"] > 0
+        if "job_per_s" in row:
+            assert row["job_share"] == pytest.approx(row["job_per_s"] / row["bare_per_s"]), name  # of one round
+    assert all(row["farthest"] <= 1e-3 for row in parts["agreement"] if "bfloat16" not in row["runtime"])
+    assert all(row["mean_levels"] <= 8 for row in parts["draft"])  # noise, not photos
+    table = embed.tables(result)
+    assert f"{rates['torch float32']['job_per_s']:.1f}" in table
+    assert "Draft decoding" in table
+
+
 def metric_learning_result(folder: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"method": "raw features", "dim": 1280, "protocol": "P2", "seed": 0, "recall_at_1": 0.575, "map_at_r": 0.259}

@@ -205,3 +205,44 @@ def test_preprocessing_equals_resize_then_centre_crop(size: tuple[int, int]) -> 
     assert found.shape == (3, 32, 32)
     # Half a pixel of rounding in where the crop starts: equal on average, close everywhere.
     assert (found - expected).abs().mean() < 0.05
+
+
+def test_normalisation_is_torchs_own_bit_for_bit() -> None:
+    levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
+    preprocessing = Preprocessing(
+        image_size=16, crop_fraction=1.0, interpolation="bicubic", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+    )
+    pixels = torch.from_numpy(levels.astype(np.float32)).permute(2, 0, 1) / 255.0
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    assert torch.equal(preprocessing.to_tensor(Image.fromarray(levels)), (pixels - mean) / std)
+
+
+@pytest.mark.parametrize(("size", "reduced"), [((500, 400), (250, 200)), ((1000, 750), (250, 188))])
+def test_draft_decoding_keeps_its_bound(size: tuple[int, int], reduced: tuple[int, int]) -> None:
+    """Mean difference of 2 of 255 levels at most: edges at all angles, gradients, and a sensor's grain."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0 : size[1], 0 : size[0]] / size[1]
+    scene = np.stack([80 + 60 * np.sin(7 * x + channel) + 40 * y for channel in range(3)], axis=-1)
+    for _ in range(60):
+        near = (x - rng.uniform(0, 1.3)) ** 2 + (y - rng.uniform()) ** 2 * rng.uniform(0.3, 3) < rng.uniform(0, 0.02)
+        scene[near] = rng.uniform(0, 255, 3)
+    scene += rng.normal(0, 6, scene.shape)
+    file = io.BytesIO()
+    Image.fromarray(scene.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    preprocessing = Preprocessing(
+        image_size=80, crop_fraction=0.875, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
+    assert preprocessing.draft_side == 184
+    whole = read_image(file.getvalue())
+    draft = read_image(file.getvalue(), draft_side=preprocessing.draft_side)
+    assert (whole.size, draft.size) == (size, reduced)
+    difference = (preprocessing(whole) - preprocessing(draft)).abs() * 127.5
+    assert 0 < difference.mean() <= 2.0
+
+
+def test_draft_decoding_leaves_small_and_other_photos_alone() -> None:
+    for kind, size in (("JPEG", (367, 500)), ("PNG", (500, 400))):
+        file = io.BytesIO()
+        Image.effect_noise(size, 60).convert("RGB").save(file, kind)
+        whole, draft = (read_image(file.getvalue(), draft_side=side) for side in (None, 184))
+        assert whole.tobytes() == draft.tobytes()

@@ -1,6 +1,7 @@
 """The commands `embed`, `index` and `search`, as a person types them."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from hyperbolic.checkpoint import save_checkpoint
 from hyperbolic.embedder import Embedder
 from hyperbolic.models.config import ModelConfig
 from hyperbolic.models.lhier import Encoder
+from index import terminal
 from index.cli import embed, index, search
 
 
@@ -46,6 +48,50 @@ def test_embed(with_fake: Path, photos: Path, tmp_path: Path) -> None:
     answer = json.loads(again.stdout)
     assert (answer["count"], answer["failed"], answer["reused"]) == (12, 2, 12)
     assert len(answer["failures"]) == 2
+
+
+def test_failures_are_told_once_and_not_without_end(
+    with_fake: Path, photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(30):
+        (photos / f"bad-{number:02d}.jpg").write_bytes(b"no photo")
+    result = run(embed, with_fake, photos, "--out", tmp_path / "points", "--shard-size", 7)
+    assert result.output.count("bad-00.jpg") == 1
+    assert result.output.count("bad-") == 10
+    assert "32 could not be read" in result.output
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    lines = (tmp_path / "points" / "failures.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["path"] for line in lines}) == len(lines) == 32
+    answer = json.loads(run(embed, with_fake, photos, "--out", tmp_path / "points", "--json").stdout)
+    assert (answer["failed"], len(answer["failures"])) == (32, 10)
+
+
+def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
+    with terminal.progress_of("embed") as progress:
+        for second, done in ((0, 400), (4, 420), (20, 500), (30, 550), (3700, 1000)):
+            now[0] = 100.0 + second
+            progress(done, 1000)
+    assert capsys.readouterr().err.splitlines() == [
+        "embed: 500 of 1000 photos, 5.0 a second, 0:01:40 left",  # 400 were there from before
+        "embed: 550 of 1000 photos, 5.0 a second, 0:01:30 left",
+        "embed: 1000 of 1000 photos, 0.2 a second",
+    ]
+
+
+def test_photos_that_moved(with_fake: Path, store: Path, photos: Path, tmp_path: Path) -> None:
+    photo = next(path for path in photos.rglob("*.png") if path.parent.name == "apple").relative_to(photos)
+    (tmp_path / "moved").mkdir()
+    moved = photos.rename(tmp_path / "moved" / "photos")
+    options = ("--checkpoint", with_fake, "--limit", 1)
+    found = run(search, store, moved / photo, *options, "--image-root", moved)
+    assert str(moved / photo) in found.stdout
+    assert str(moved) not in run(search, store, moved / photo, *options).stdout
+    points = ("build", tmp_path / "points", "--store", store, "--collection", "again", "--image-root", moved)
+    assert run(index, *points).exit_code == 0
+    info = json.loads(run(index, "info", store, "--json").stdout)
+    assert [answer["image_root"] for answer in info] == [str(moved), str(photos)]
 
 
 def test_embed_a_list(with_fake: Path, photos: Path, tmp_path: Path) -> None:
@@ -162,6 +208,8 @@ def test_search_with_a_real_checkpoint(photos: Path, tmp_path: Path) -> None:
 def test_wrong_use_and_failures_have_their_exit_codes(store: Path, photos: Path, tmp_path: Path) -> None:
     assert run(embed, tmp_path / "nothing", photos, "--out", tmp_path / "x").exit_code == 2
     assert run(embed, photos, photos).exit_code == 2
+    assert run(embed, photos, photos, "--out", tmp_path / "x", "--workers", 2).exit_code == 2
+    assert run(embed, photos, "nosuchscheme://x", "--out", tmp_path / "x").exit_code == 1
     assert run(index, "build", photos, "--store", tmp_path / "x").exit_code == 1
     assert run(index, "verify", store, "--collection", "nobody").exit_code == 1
     assert run(index, "rebuild", store, "--collection", "../x").exit_code == 1
