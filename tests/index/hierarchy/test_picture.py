@@ -14,7 +14,8 @@ from index.hierarchy import Hierarchy
 from index.hierarchy.canvas import PAPER, PicturesMissingError, text_measure, write
 from index.hierarchy.labelling import RIM, Label, Named, rim_labels, shortened
 from index.hierarchy.picture import Drawing, compose
-from index.hierarchy.selection import branches, largest, majority_label, select
+from index.hierarchy.picture import _photos as photos_in
+from index.hierarchy.selection import Selection, branches, largest, majority_label, select
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -134,6 +135,25 @@ def test_nothing_covers_anything(tree: Hierarchy, most: int) -> None:
         assert np.hypot(*(np.abs(centre) + half)) <= 1 + 1e-9
 
 
+def test_photos_take_the_room_that_there_is_largest_first() -> None:
+    """A crowd of nodes: no photo overlaps another, or hides the dot of a node of a sixth of its size or more."""
+    rng = np.random.default_rng(5)
+    points, sizes = rng.uniform(-0.6, 0.6, (250, 2)), rng.integers(1, 200, 250)
+    everyone = np.arange(250)
+    crowd = Selection(everyone - 1, everyone, everyone, sizes, sizes / 1.0, points, everyone, [""] * 250)
+    dots = np.full(250, 0.01)
+    found = photos_in(crowd, points, dots, ["#000"] * 250, [""] * 250, photo)
+    assert 30 < len(found) < 250
+    circles = {node: (np.array(shown.point), shown.radius) for node, shown in found.items()}
+    for node, (centre, radius) in circles.items():
+        np.testing.assert_array_equal(centre, points[node])
+        for other, (their_centre, their_radius) in circles.items():
+            assert other == node or np.hypot(*(centre - their_centre)) > radius + their_radius
+        rivals = (sizes * 6 >= sizes[node]) & (everyone != node)
+        assert (np.hypot(*(points[rivals] - centre).T) > radius + 0.01).all()
+    assert np.mean(sizes[list(found)]) > np.mean(sizes)
+
+
 def test_names_around_the_disk_keep_a_line_apart(tree: Hierarchy) -> None:
     rng = np.random.default_rng(0)
     crowd = [
@@ -200,6 +220,7 @@ def test_svg_has_a_title_for_every_node_and_photo(tree: Hierarchy, most: int, tm
     assert sorted(titles[1:]) == sorted(expected)
     assert len(expected) == len(select(tree, most).parents)
     assert len(list(root.iter(f"{SVG}image"))) == len(drawing.photos)
+    assert not list(root.iter(f"{SVG}text"))  # drawn as outlines, which look alike everywhere
     places = {
         (float(use.get("x", "nan")), float(use.get("y", "nan")))
         for use in root.iter(f"{SVG}use")
