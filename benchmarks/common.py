@@ -27,6 +27,8 @@ PACKAGES = (
     "geoopt",
     "pytorch-metric-learning",
     "faiss-cpu",
+    "hnswlib",
+    "ngt",
     "onnx",
     "onnxruntime",
     "openvino",

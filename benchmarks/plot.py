@@ -21,6 +21,7 @@ from benchmarks.chapters import (
     evaluation,
     hierarchy,
     metric_learning,
+    search,
     training_step,
 )
 from benchmarks.chapters.shared import provenance
@@ -44,6 +45,7 @@ CHAPTERS: dict[str, ModuleType] = {
     "encoder": encoder,
     "embed": embed,
     "evaluation": evaluation,
+    "search": search,
 }
 
 

@@ -3,6 +3,8 @@
     OMP_NUM_THREADS=1 python -m benchmarks.search [--sets tree m12 r8.3x1000] [--count 200000] [--dim 128]
         [--engines flat ivf ...] [--queries 300] [--repeats 5] [--out FOLDER]
 
+A set may have a size of its own: tree:1000000x64.
+
 Sets are generated (benchmarks/search_sets.py). Recall at 10 is against float64 products over all points. Engines with
 a setting (nprobe, ef, epsilon) are given the first that reaches recall 0.99, or their last. All are built first and
 then timed in turn, so that what disturbs the machine disturbs them all. Engines that are not installed are skipped, and
@@ -19,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.search_engines import ENGINES, TARGET, Engine, Lhier, build, query_by_query
-from benchmarks.search_sets import cosh_distances, make, queries_of, recall, truth_of
+from benchmarks.search_sets import cosh_distances, parse, queries_of, recall, truth_of
 
 K = 10
 BATCH = 100
@@ -28,11 +30,12 @@ RADIUS_QUERIES = 20
 
 def one_set(name: str, arguments: argparse.Namespace, ids: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     """Every engine on one set."""
-    space = make(name)(arguments.count, arguments.dim)
+    generate, count, dim = parse(name, arguments.count, arguments.dim)
+    space = generate(count, dim)
     queries = queries_of(space, arguments.queries)
     truth, kth = truth_of(queries, space, K)
     ids[f"{name}/truth"] = truth
-    print(f"\n{name}: {arguments.count} x {arguments.dim}", flush=True)
+    print(f"\n{name}: {count} x {dim}", flush=True)
     engines: dict[str, Engine] = {}
     rows: dict[str, dict[str, Any]] = {}
     for kind in arguments.engines:
@@ -52,7 +55,8 @@ def one_set(name: str, arguments: argparse.Namespace, ids: dict[str, np.ndarray]
         ids[f"{name}/{kind}"] = found
         engines[kind] = engine
         rows[kind] = {
-            "set": name, "part": "search", "engine": kind, "name": engine.name, "setting": engine.setting,
+            "set": name, "count": count, "dim": dim, "part": "search",
+            "engine": kind, "name": engine.name, "setting": engine.setting,
             "recall_at_10": reached, "build_s": seconds, "memory_bytes": engine.memory,
             "memory_of_flat": engine.memory / (4 * space.size),
         }  # fmt: skip
@@ -168,7 +172,7 @@ def print_table(rows: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     """Run every set, print the tables, write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sets", nargs="+", default=["tree"], help="tree, m12, r<radius>x<cluster>")
+    parser.add_argument("--sets", nargs="+", default=["tree"], help="tree, m12, r<radius>x<cluster>, :<count>x<dim>")
     parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
@@ -186,7 +190,7 @@ def main() -> None:
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     for name in arguments.sets:
-        make(name)
+        parse(name, arguments.count, arguments.dim)
     ids: dict[str, np.ndarray] = {}
     rows = [row for name in arguments.sets for row in one_set(name, arguments, ids)]
     parameters = {key: value for key, value in vars(arguments).items() if key != "out"} | {"threads": 1, "k": K}

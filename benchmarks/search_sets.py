@@ -92,6 +92,17 @@ def make(name: str) -> Callable[[int, int], Float32]:
     return lambda count, dim: clusters(count, dim, float(match[1]), int(match[2]))
 
 
+def parse(name: str, count: int, dim: int) -> tuple[Callable[[int, int], Float32], int, int]:
+    """Generator, count and dimension of a set's name, which may end in a size of its own (tree:1000000x64)."""
+    kind, _, size = name.partition(":")
+    if size:
+        match = re.fullmatch(r"([0-9]+)x([0-9]+)", size)
+        if not match:
+            raise ValueError(f"expected a size <count>x<dim> such as 1000000x64, got {size!r} in {name!r}")
+        count, dim = int(match[1]), int(match[2])
+    return make(kind), count, dim
+
+
 def queries_of(space: Float32, count: int, seed: int = 1) -> Float32:
     """Stored points moved by a geodesic step of 0.03."""
     rng = np.random.default_rng(seed)
@@ -124,6 +135,8 @@ def recall(found: Int64, queries: Float32, space: Float32, kth: Array) -> float:
     hits = 0
     for query, answer, limit in zip(queries, found, kth, strict=True):
         named = np.unique(answer[answer >= 0])
+        if not len(named):
+            continue
         cosh = cosh_distances(query[None], space[named])[0]
         hits += int(np.count_nonzero(cosh <= limit + 1e-8 * (limit - 1) + 4e-9 * limit))
     return hits / found.size
