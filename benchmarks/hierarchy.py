@@ -6,15 +6,15 @@ Three settings, one row per run. ``grocery``: protocol P2, the tree is over the 
 over the gallery, fitted on ``val.txt``. ``held_out``: every third class is never trained on; the tree is over the test
 photos of those classes, which are also the near out-of-distribution photos (the specimens are the far ones).
 ``specimens``: the folder of ``lhier data specimens``; the tree is over species never trained on, whose true distances
-are known. Finished runs are kept in ``--rows`` (a JSONL file), so an interrupted grid continues.
+are known. Finished rows are kept in ``--rows`` (a JSONL file)
+and encoders in ``--runs``, so an interrupted grid continues, and a new figure needs no new training.
 """
 
 import argparse
 import itertools
 import json
 import logging
-import tempfile
-import time
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,15 +36,23 @@ from index.hierarchy.answers import Answers
 from index.hierarchy.calibration import precision_at
 from index.hierarchy.fitting import fit
 from index.hierarchy.linkage import average_linkage, dendrogram, distance_matrix
+from index.hierarchy.walk import deepest
 from index.kmeans import centroids_of_sums, lifted
 from training.data.grocery import load_grocery
 from training.data.specimens import Taxonomy
 from training.data.split import Photo, RetrievalData, load_data
-from training.dendrogram_metrics import common_ancestor_radius_spearman, dendrogram_purity, tree_distance_spearman
+from training.dendrogram_metrics import (
+    common_ancestor_radius_spearman,
+    common_levels,
+    dendrogram_purity,
+    item_pairs,
+    tree_distance_spearman,
+)
 from training.evaluate import evaluate, measure, raw_points
 from training.features import FeatureCache, default_cache
 from training.hierarchy_metrics import (
     accuracy_coverage_area,
+    common_ancestor_level_figures,
     detection_figures,
     expected_calibration_error,
     node_order_violations,
@@ -222,6 +230,7 @@ def answer_figures(
     row["ece_nodes"] = expected_calibration_error(nodes[nodes > 0], node_right[:, 1:][nodes > 0])
     row["node_precision_validation"] = answers.fit.node_threshold.precision
     row["node_precision"], row["node_answered"] = precision_at(ways.node_probabilities, node_right, answers.fit.theta)
+    row |= common_ancestor_figures(answers, points, true)
     # The nearest photo's label, which knows no doubt, for comparison.
     nearest, distance = nearest_neighbour(points, space, embedding.c)
     row["accuracy_nearest"] = float(np.mean([gallery_labels[i] == own for i, own in zip(nearest, labels, strict=True)]))
@@ -229,6 +238,24 @@ def answer_figures(
     row["correct_auroc"] = detection_figures(ways.specificity[correct], ways.specificity[~correct]).auroc
     row["correct_auroc_nearest"] = detection_figures(-distance[correct], -distance[~correct]).auroc
     return row, answers
+
+
+def common_ancestor_figures(
+    answers: Answers, points: npt.NDArray[np.float32], true: npt.NDArray[np.int64], per_level: int = 2000
+) -> dict[str, float]:
+    """Is the most specific label that two photos share named at the right level? As many pairs of each true level."""
+    forest = answers.posterior.labels
+    masses = answers.posterior.masses(points, answers.fit.temperature).labels
+    i, j = item_pairs(len(points), limit=400_000)
+    shared = common_levels(true[i], true[j])
+    rng = np.random.default_rng(0)
+    chosen = [rng.permutation(np.flatnonzero(shared == level))[:per_level] for level in range(true.shape[1] + 1)]
+    pairs = np.concatenate(chosen)
+    least = np.minimum(masses[i[pairs]], masses[j[pairs]])
+    named = deepest(least, forest.levels, answers.fit.common_ancestor_mass)
+    predicted = np.where(named >= 0, forest.levels[named] + 1, 0)
+    found = common_ancestor_level_figures(predicted, shared[pairs])
+    return {"ancestor_level_right": found.exact, "ancestor_level_too_specific": found.too_specific}
 
 
 def nearest_neighbour(
@@ -283,21 +310,19 @@ def figures_of(setting: Setting, embedding: Embedding) -> dict[str, float]:
     return row | unknown_figures(embedding, setting, answers) if setting.far else row
 
 
-def run(setting: Setting, method: str, seed: int, cache: Path) -> dict[str, Any]:
-    """Train once, and measure."""
+def run(setting: Setting, method: str, seed: int, runs: Path, cache: Path) -> dict[str, Any]:
+    """Train once into ``runs``, or continue or reuse what is there, and measure."""
     content = load_recipe(BASE).model_dump(mode="json", exclude_none=True)
     change = TREE_METHODS[method]
     content["model"] |= change.get("model", {})
     content |= {"loss": change["loss"], "seed": seed}
     recipe = parse_recipe(content, method)
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        encoder = train(recipe, setting.data, Path(folder) / "run", cache=cache)
-    seconds = time.perf_counter() - started
+    folder = runs / f"{setting.name}-{re.sub(r'[^a-z0-9]+', '-', method.lower()).strip('-')}-{seed}"
+    encoder = train(recipe, setting.data, folder, cache=cache, resume=(folder / "recipe.toml").is_file())
     embedder = Embedder(encoder, model_hash="")
     features = FeatureCache(embedder, cache)
     found = evaluate(setting.data, embedder, features)
-    row = {"setting": setting.name, "method": method, "seed": seed, "train_seconds": round(seconds, 2)}
+    row = {"setting": setting.name, "method": method, "seed": seed}
     row |= {name: found[name] for name in RETRIEVAL}
     return row | figures_of(setting, Embedding(embedder, features, recipe.model.geometry))
 
@@ -322,6 +347,7 @@ def main() -> None:
     parser.add_argument("--settings", default="grocery,held_out,specimens")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", type=Path, default=Path("hierarchy.jsonl"), help="finished runs")
+    parser.add_argument("--runs", type=Path, default=Path("hierarchy_runs"), help="trained encoders, kept and reused")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--cache", type=Path, default=default_cache())
     arguments = parser.parse_args()
@@ -344,7 +370,7 @@ def main() -> None:
             add(raw(setting, arguments.cache))
         for seed, method in itertools.product(range(arguments.seeds), chosen):
             if (setting.name, method, seed) not in finished:
-                add(run(setting, method, seed, arguments.cache))
+                add(run(setting, method, seed, arguments.runs, arguments.cache))
     parameters = {
         "recipe": BASE, "methods": {name: TREE_METHODS[name] for name in chosen}, "threads": arguments.threads,
         "photos": {name: len(setting.data.query) for name, setting in every.items()}, "theta": THETA,

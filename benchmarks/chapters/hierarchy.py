@@ -26,6 +26,7 @@ COLUMNS = {
             "accuracy_nearest": "fine right by nearest photo",
             "accuracy_coverage_area": "area under accuracy-coverage",
             "stopped_at_root": "stopped at the root",
+            "ancestor_level_right": "common ancestor's level right",
             "correct_auroc": "AUROC of being right, specificity",
             "correct_auroc_nearest": "by nearest distance",
         },
