@@ -210,6 +210,22 @@ def test_the_collection_built_of_it(points: Path, photos: Path, tmp_path: Path, 
     assert [path.name for path in (tmp_path / "store" / "collections").iterdir()] == ["default"]
 
 
+def test_points_of_the_first_format_are_still_read(points: Path, tmp_path: Path, fake_embedder: Any) -> None:
+    manifest = json.loads((points / "manifest.json").read_text())
+    for key in ("source", "runtime", "precision", "draft", "part_size"):
+        del manifest[key]
+    for part in manifest["parts"]:
+        del part["failed"], part["fingerprint"]
+    (points / "manifest.json").write_text(json.dumps(manifest | {"format_version": 1}))
+    with build_collection(points, tmp_path / "store") as collection:
+        assert collection.count == 12
+    with pytest.raises(EmbeddingsError, match="another format"):
+        embed_photos(fake_embedder, Path(manifest["image_root"]), points, checkpoint=tmp_path)
+    (points / "manifest.json").write_text(json.dumps(manifest | {"format_version": 3}))
+    with pytest.raises(EmbeddingsError, match="has format 3"):
+        build_collection(points, tmp_path / "other")
+
+
 def test_a_build_that_fails_leaves_the_store_as_it_was(points: Path, tmp_path: Path, damage: Callable) -> None:
     build_collection(points, tmp_path / "store").close()
     for how in ("flipped", "truncated", "emptied", "removed"):
