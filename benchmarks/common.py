@@ -32,6 +32,9 @@ PACKAGES = (
     "onnx",
     "onnxruntime",
     "openvino",
+    "pillow",
+    "pyarrow",
+    "ray",
 )
 
 

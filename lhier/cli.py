@@ -25,6 +25,7 @@ COMMANDS = {
     "search": ("index.cli:search", "Neighbours of one photo, in the terminal."),
     "hierarchy": ("index.hierarchy.cli:hierarchy", "The tree over a collection: built, asked, named, drawn."),
     "backend": ("index.backends.cli:backend", "The points in Milvus or PostgreSQL: copied, searched, compared."),
+    "snapshot": ("index.snapshot_cli:snapshot", "A collection in one file: taken while it is served, restored whole."),
     "serve": ("service.cli:serve", "REST service and web page over a store."),
 }
 

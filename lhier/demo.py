@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,9 @@ def _prepare(photos: Path | None, out: Path, seed: int) -> _Trip:
     _train_and_compare(data, {"Euclidean Proxy Anchor": control, "LHIER": lhier}, out)
     image_root = root / "images" if photos is None else root
     queries = _one_per_class(data)
-    return _Trip(out / "runs" / lhier.name, _index(data, queries, image_root, out, lhier.name), image_root, queries)
+    store = _index(data, queries, image_root, out, lhier.name)
+    _grow_tree(store, out)
+    return _Trip(out / "runs" / lhier.name, store, image_root, queries)
 
 
 def _claim(out: Path) -> None:
@@ -228,6 +231,18 @@ def _index(data: "RetrievalData", queries: Sequence["Photo"], root: Path, out: P
     )
     build_collection(points, store, replace=True).close()
     return store
+
+
+def _grow_tree(store: Path, out: Path) -> None:
+    """The tree over the indexed photos, and its picture where matplotlib is installed."""
+    from index.hierarchy.cli import build, picture
+
+    _step("growing the tree over the indexed photos (lhier hierarchy build)")
+    build.main([str(store)], standalone_mode=False)
+    if find_spec("matplotlib") is None:
+        click.echo("no picture of it: that needs matplotlib, pip install 'lhier[pictures]'")
+        return
+    picture.main([str(store), "--out", str(out / "tree.svg")], standalone_mode=False)
 
 
 @contextmanager
