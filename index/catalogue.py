@@ -8,7 +8,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -85,6 +85,7 @@ class Catalogue:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
+        self._file = _identity(path)
         meta = self._read_meta()
         self.embedding_dim = int(meta["embedding_dim"])
         self.c = float(meta["c"])
@@ -268,6 +269,32 @@ class Catalogue:
             space.astype(np.float32),
         )
 
+    def copy_to(self, path: Path) -> None:
+        """Copy the catalogue, as it stands at one moment, into a new file. Writers of other connections go on."""
+        with self._lock, closing(sqlite3.connect(path)) as copy:
+            try:
+                self._connection.backup(copy)
+            except sqlite3.Error as error:
+                raise CatalogueError(f"{self.path} could not be copied to {path} ({error})") from error
+
+    def relocate(self, *, image_root: Path | None, checkpoint: Path | None) -> None:
+        """Note where the photos and the checkpoint lie; None forgets the place. No new sequence number."""
+        places = {"image_root": image_root, "checkpoint": checkpoint}
+        with self._transaction():
+            for key, place in places.items():
+                self._connection.execute("DELETE FROM meta WHERE key = ?", (key,))
+                if place is not None:
+                    self._connection.execute("INSERT INTO meta VALUES (?, ?)", (key, str(place)))
+        self.image_root, self.checkpoint = image_root, checkpoint
+
+    def require_current(self) -> None:
+        """:class:`CatalogueError` if the file was replaced since it was opened, as a restored snapshot does."""
+        if _identity(self.path) != self._file:
+            raise CatalogueError(
+                f"{self.path} was replaced or removed since it was opened: open the collection again "
+                f"(a running service: start it again); nothing was written"
+            )
+
     def faults(self) -> list[str]:
         """What is wrong with the file, in words: SQLite's own check, and the checksum of every item."""
         try:
@@ -318,12 +345,19 @@ class Catalogue:
     @contextmanager
     def _write(self) -> Iterator[int]:
         """One transaction under a new sequence number, which it yields."""
+        with self._transaction():
+            sequence = self.sequence + 1
+            self._connection.execute("UPDATE meta SET value = ? WHERE key = 'sequence'", (str(sequence),))
+            yield sequence
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
         with self._lock:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
-                sequence = self.sequence + 1
-                self._connection.execute("UPDATE meta SET value = ? WHERE key = 'sequence'", (str(sequence),))
-                yield sequence
+                # SQLite would write on into a file that has gone, and lose it with the last who has it open.
+                self.require_current()
+                yield
                 self._connection.execute("COMMIT")
             except sqlite3.Error as error:
                 self._roll_back()
@@ -355,6 +389,15 @@ def _is_frozen(path: Path) -> bool:
     log = path.with_name(f"{path.name}-wal")
     writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     return not writable and not (log.exists() and log.stat().st_size)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What tells the file of that name from one put there later."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _connect(path: Path, *, frozen: bool = False) -> sqlite3.Connection:

@@ -23,7 +23,7 @@ from index.lorentz_index import LorentzIndex
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-KEEP = 2  # generations: the newest, and the one to fall back on
+KEEP = 2  # generations: the newest, and the one to fall back on; and as many of those set aside, to be looked at
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,10 @@ def write_generation(folder: Path, index: LorentzIndex, catalogue: Catalogue, se
             "files": {f"index/{path.name}": sha256(path) for path in files},
         }
         write_json(temporary / "manifest.json", manifest)
+        catalogue.require_current()  # else what lies there now is another collection
     logger.info("event=generation_written name=%s count=%d sequence=%d", name, len(index), sequence)
-    for old in list_generations(folder)[KEEP:]:
+    aside = sorted(folder.glob("bad-*"), key=lambda path: path.name, reverse=True)
+    for old in [*list_generations(folder)[KEEP:], *aside[KEEP:]]:
         shutil.rmtree(old, ignore_errors=True)
     return name
 
@@ -84,6 +86,8 @@ def read_generation(path: Path, catalogue: Catalogue) -> Generation:
             if manifest[key] != expected:
                 raise SnapshotError(f"{path} has {key} {manifest[key]}, its catalogue {expected}")
         sequence = manifest["sequence"]
+        if not path.name.startswith(f"{sequence:012d}-"):  # the manifest has no hash of its own
+            raise SnapshotError(f"{path} says that it is at write {sequence}, which is not what its name says")
         if sequence > (newest := catalogue.sequence):
             raise SnapshotError(f"{path} is at write {sequence}, its catalogue only at {newest}: not of this catalogue")
         files = {str(file.relative_to(path).as_posix()) for file in (path / "index").rglob("*")}
