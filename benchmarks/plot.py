@@ -20,6 +20,7 @@ from benchmarks.chapters import (
     encoder,
     evaluation,
     hierarchy,
+    hierarchy_scale,
     metric_learning,
     search,
     training_step,
@@ -40,6 +41,7 @@ Result = dict[str, Any]
 CHAPTERS: dict[str, ModuleType] = {
     "metric_learning": metric_learning,
     "hierarchy": hierarchy,
+    "hierarchy_scale": hierarchy_scale,
     "training_step": training_step,
     "curvature_stability": curvature_stability,
     "encoder": encoder,
