@@ -181,8 +181,12 @@ def _open_caches(folder: Path, stack: ExitStack, left_out: list[str]) -> dict[st
     hierarchy, generations = folder / "hierarchy", folder / GENERATIONS
     if read_names(hierarchy):  # damaged, nobody could restore them: HierarchyError
         files["hierarchy/names.json"] = stack.enter_context((hierarchy / "names.json").open("rb"))
-    tree = hierarchy / "tree"
-    for candidates in (lambda: [tree] if tree.exists() else [], lambda: list_generations(generations)):
+    places: list[Callable[[], list[Path]]] = [
+        lambda: [hierarchy / "tree"],
+        lambda: [hierarchy / "former"],
+        lambda: list_generations(generations),
+    ]
+    for candidates in places:
         found = _open_first_whole(candidates, stack, left_out)
         files |= {path.relative_to(folder).as_posix(): file for path, file in found.items()}
     return files

@@ -21,6 +21,7 @@ from index.errors import (
     ModelMismatchError,
     PointError,
 )
+from index.files import new_folder, sweep
 from index.locks import ReadWriteLock
 from index.lorentz_index import LorentzIndex
 from index.plan import read_request
@@ -58,6 +59,7 @@ def list_collections(store: Path) -> list[str]:
     folder = store / "collections"
     if not folder.is_dir():
         return []
+    sweep(folder)
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
 
 
@@ -108,15 +110,15 @@ class Collection:
                 f"the store {store} has a collection {name!r} already: open it, or replace it with "
                 f"'lhier index build --replace'"
             )
-        folder.mkdir(parents=True)
-        Catalogue.create(
-            folder / "catalogue.sqlite",
-            embedding_dim=embedding_dim,
-            c=c,
-            model_hash=model_hash,
-            image_root=image_root,
-            checkpoint=checkpoint,
-        ).close()
+        with new_folder(folder) as temporary:
+            Catalogue.create(
+                temporary / "catalogue.sqlite",
+                embedding_dim=embedding_dim,
+                c=c,
+                model_hash=model_hash,
+                image_root=image_root,
+                checkpoint=checkpoint,
+            ).close()
         return cls._open(folder)
 
     @classmethod
@@ -130,6 +132,8 @@ class Collection:
         :class:`CatalogueError` for a damaged catalogue; a damaged generation is set aside and rebuilt.
         """
         folder = collection_folder(store, name)
+        if not folder.is_dir():
+            sweep(folder.parent)
         if not folder.is_dir():
             known = ", ".join(list_collections(store)) or "none"
             raise CollectionNotFoundError(
@@ -364,6 +368,7 @@ class Collection:
 
     def _rebuild_aside(self) -> str:
         """A new index, built and saved while this one is searched and written to, then put in its place."""
+        self.catalogue.require_current()
         # A connection of its own, so that reading every point keeps nobody waiting.
         with Catalogue.open(self.catalogue.path) as catalogue:
             changes = catalogue.changes()

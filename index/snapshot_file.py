@@ -4,6 +4,7 @@ catalogue.sqlite                    the truth, as it stood at one moment
 index_request.json                  what the index was asked to be, where that is known
 generations/<name>/...              the newest whole index, which saves the restored collection building one
 hierarchy/tree/..., names.json      the tree and the names people gave, where there are any
+hierarchy/former/...                what its successor takes the names over by, where there is no tree
 
 Nothing is unpickled, and no member's name can lead out of the collection: names are compared with a pattern, members
 must be plain files that the manifest announces. Hashes prove that nothing was damaged, not who wrote the file.
@@ -32,7 +33,7 @@ BLOCK = 1 << 20  # bytes read at a time
 _FILE = r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
 _MEMBER = re.compile(
     rf"{re.escape(CATALOGUE)}|{re.escape(REQUEST_FILE)}|{GENERATIONS}/[0-9][0-9A-Za-z-]*/({_FILE}|index/{_FILE})"
-    rf"|hierarchy/names\.json|hierarchy/tree/{_FILE}"
+    rf"|hierarchy/names\.json|hierarchy/(tree|former)/{_FILE}"
 )
 # What tarfile and a manifest's reader raise over other bytes than expected. An OSError speaks for itself.
 _UNREADABLE = (
