@@ -1,7 +1,7 @@
 """Neighbours by hyperbolic distance: LHIER's kinds against FAISS, hnswlib, NGT, torch and geoopt, one thread.
 
     OMP_NUM_THREADS=1 python -m benchmarks.search [--sets tree m12 r8.3x1000] [--count 200000] [--dim 128]
-        [--engines flat ivf ...] [--queries 300] [--repeats 5] [--out FOLDER]
+        [--engines flat ivf ...] [--graphs-up-to 200000] [--queries 300] [--repeats 5] [--out FOLDER]
 
 A set may have a size of its own: tree:1000000x64.
 
@@ -39,6 +39,9 @@ def one_set(name: str, arguments: argparse.Namespace, ids: dict[str, np.ndarray]
     engines: dict[str, Engine] = {}
     rows: dict[str, dict[str, Any]] = {}
     for kind in arguments.engines:
+        if ENGINES[kind].graph and count > arguments.graphs_up_to:
+            print(f"{ENGINES[kind].name}: skipped (--graphs-up-to {arguments.graphs_up_to})", flush=True)
+            continue
         try:
             engine, seconds = build(kind, space)
         except (ImportError, RuntimeError) as error:
@@ -176,6 +179,9 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES))
+    parser.add_argument(
+        "--graphs-up-to", type=int, default=200_000, help="points of the largest set that hnswlib and NGT index"
+    )
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=None, help="folder or .json file; default benchmarks/results")

@@ -18,6 +18,7 @@ class Engine:
 
     name = ""
     slow = False  # measured on few queries
+    graph = False  # takes long to build
     settings: ClassVar[tuple[int, ...]] = ()
 
     def __init__(self, space: Float32) -> None:
@@ -167,6 +168,7 @@ class FaissIvfIP(Engine):
 class Hnsw(Engine):
     """hnswlib, M = 16, over Poincare-ball coordinates and L2 (it has no Lorentz distance)."""
 
+    graph = True
     name = "hnswlib (ball L2)"
     settings = (20, 40, 80, 160, 320, 640)
 
@@ -190,6 +192,7 @@ class Hnsw(Engine):
 class Ngt(Engine):
     """NGT's graph with its Lorentz distance, which its Python only takes by way of the property file."""
 
+    graph = True
     name = "NGT Lorentz"
     settings = (5, 10, 20, 30)  # epsilon, in hundredths
 
