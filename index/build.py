@@ -14,6 +14,7 @@ from index.embed import EmbedReport, embed_photos
 from index.embeddings import read_manifest, read_parts
 from index.errors import CollectionExistsError, CollectionNotFoundError, EmbeddingsError, SnapshotError, StoreError
 from index.files import new_folder
+from index.hierarchy.former import carry_over
 from index.lorentz_index import LorentzIndex
 from index.plan import Plan, write_request
 from index.snapshot import list_generations, read_generation, write_generation
@@ -46,9 +47,10 @@ def build_collection(
 
     It appears in the store complete or not at all. An existing one is refused
     (:class:`CollectionExistsError`) or, with `replace`, swapped out once the new one is whole; a service
-    that has it open goes on with the old one until it is started again. `image_root`: where the photos lie,
-    if not where they were embedded, or those were no files. `request`: kind, memory, nlist and nprobe as
-    :meth:`LorentzIndex.build` takes them, kept for rebuilds; kind "auto" by default.
+    that has it open goes on with the old one until it is started again. The names that people gave the nodes of its
+    tree come along, and which photos those held (:mod:`index.hierarchy.former`): the next tree takes them over.
+    `image_root`: where the photos lie, if not where they were embedded, or those were no files. `request`: kind,
+    memory, nlist and nprobe as :meth:`LorentzIndex.build` takes them, kept for rebuilds; kind "auto" by default.
     """
     request = Plan(requested="auto").request() | (request or {})
     manifest = read_manifest(embeddings)
@@ -84,6 +86,7 @@ def build_collection(
         index = LorentzIndex.build(changes.space, changes.rows, manifest.c, **request)
         write_request(temporary, request)
         write_generation(temporary / "generations", index, catalogue, changes.sequence)
+        carry_over(folder, temporary, catalogue)  # last, so that names given meanwhile come along
         # Closed before the folder is moved, so that nothing is left in a write-ahead log.
         catalogue.close()
     logger.info("event=collection_built name=%s count=%d model_hash=%s", name, done, manifest.model_hash)

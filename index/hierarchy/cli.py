@@ -10,6 +10,7 @@ import click
 from index.cli import FOLDER, collection_option, image_root_option, json_option
 from index.hierarchy.opened import catalogue_of, described, find_node, hierarchy_folder, item_ids, spoken, tree_of
 from index.hierarchy.questions_cli import ancestors, common_ancestor, zoom
+from index.hierarchy.shape import MAX_CHILDREN, MIN_SIZE
 from index.terminal import plain_errors
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from index.catalogue import Catalogue
     from index.collection import Collection
     from index.hierarchy.calibration import Fit
+    from index.hierarchy.identity import Predecessor
     from index.hierarchy.tree import Hierarchy
 
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -47,9 +49,11 @@ def hierarchy() -> None:
     help="Points of labelled photos that are not in the collection (from 'lhier embed'), to fit probabilities to.",
 )
 @click.option("--ignore-labels", is_flag=True, help="Build and fit as if the photos lay in one folder.")
-@click.option("--max-children", default=12, show_default=True, type=click.IntRange(min=2), help="Branches of a node.")
 @click.option(
-    "--min-size", default=5, show_default=True, type=click.IntRange(min=1), help="Photos of the smallest node."
+    "--max-children", default=MAX_CHILDREN, show_default=True, type=click.IntRange(min=2), help="Branches of a node."
+)
+@click.option(
+    "--min-size", default=MIN_SIZE, show_default=True, type=click.IntRange(min=1), help="Photos of the smallest node."
 )
 @json_option
 def build(
@@ -63,9 +67,10 @@ def build(
 ) -> None:
     """Build the tree of a collection of STORE anew, and fit the probabilities of its answers.
 
-    Nodes that hold mostly the photos that a node of the former tree held keep its id and its name. Labels do not
-    shape the tree; they say what its nodes are called, and what a right answer is. Without --validation the photos
-    of the tree are asked for one by one, each left out: too hopeful where photos come in series.
+    Nodes that hold mostly the photos that a node of the former tree held keep its id and its name, also where the
+    collection itself was built anew ('lhier index build --replace'). Labels do not shape the tree; they say what its
+    nodes are called, and what a right answer is. Without --validation the photos of the tree are asked for one by one,
+    each left out: too hopeful where photos come in series.
 
     \b
     lhier hierarchy build store
@@ -140,17 +145,19 @@ def _require_known_labels(tree: "Hierarchy", paths: list[tuple[str, ...]]) -> No
         )
 
 
-def _previous(folder: Path, catalogue: "Catalogue") -> "Hierarchy | None":
-    from index.hierarchy.store import HierarchyError
+def _previous(folder: Path, catalogue: "Catalogue") -> "Predecessor | None":
+    from index.hierarchy.former import read_former
+    from index.hierarchy.store import FORMER, TREE, HierarchyError, read_names
     from index.hierarchy.tree import Hierarchy
 
-    if not (folder / "tree").is_dir():
-        return None
-    try:
-        return Hierarchy.load(folder, catalogue)
-    except HierarchyError as error:
-        click.echo(f"the former tree is of no use, so all nodes get new ids: {error}", err=True)
-        return None
+    read_names(folder)  # damaged, they must be restored before the ids that they belong to are replaced
+    for part, read in ((TREE, Hierarchy.load), (FORMER, read_former)):
+        if (folder / part).is_dir():
+            try:
+                return read(folder, catalogue)
+            except HierarchyError as error:
+                click.echo(f"the former tree is of no use, so nodes get new ids: {error}", err=True)
+    return None
 
 
 def _fit_summary(found: "Fit | None") -> dict[str, Any] | None:

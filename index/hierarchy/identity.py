@@ -1,6 +1,7 @@
 """Node ids that stay: a rebuilt tree's nodes take over the ids of the old nodes with mostly the same members."""
 
 import secrets
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,18 @@ class Membership(Protocol):
     @property
     def owners(self) -> Int32:
         """The node that holds each item."""
+
+
+class Predecessor(Membership, Protocol):
+    """An older tree, or what is left of one: ids, members, and the names that people gave."""
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Names by node id."""
+
+    @property
+    def folder(self) -> Path | None:
+        """Where it is saved."""
 
 
 def fresh_ids(count: int) -> list[str]:

@@ -11,14 +11,13 @@ if TYPE_CHECKING:
     from index.catalogue import Catalogue
     from index.hierarchy.tree import Hierarchy
 
-FOLDER_NAME = "hierarchy"
-
 
 def hierarchy_folder(store: Path, name: str) -> Path:
     """Where the tree of a collection lies."""
     from index.collection import collection_folder
+    from index.hierarchy.store import FOLDER
 
-    return collection_folder(store, name) / FOLDER_NAME
+    return collection_folder(store, name) / FOLDER
 
 
 @contextmanager
@@ -41,13 +40,17 @@ def catalogue_of(store: Path, name: str) -> "Iterator[Catalogue]":
 @contextmanager
 def tree_of(store: Path, name: str) -> "Iterator[tuple[Hierarchy, Catalogue]]":
     """The tree of a collection, brought up to its catalogue's last write, and that catalogue."""
+    from index.files import sweep
+    from index.hierarchy.store import FORMER, TREE
     from index.hierarchy.tree import Hierarchy
 
     with catalogue_of(store, name) as catalogue:
         folder = hierarchy_folder(store, name)
-        if not (folder / "tree").is_dir():
+        sweep(folder)
+        if not (folder / TREE).is_dir():
             at = "" if name == "default" else f" --collection {name}"
-            raise click.ClickException(f"collection {name!r} has no tree yet: run 'lhier hierarchy build {store}{at}'")
+            state = "has no tree since it was built anew" if (folder / FORMER).is_dir() else "has no tree yet"
+            raise click.ClickException(f"collection {name!r} {state}: run 'lhier hierarchy build {store}{at}'")
         yield Hierarchy.load(folder, catalogue), catalogue
 
 

@@ -7,12 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from index.distances import Float64
+from index.hierarchy.shape import MAX_CHILDREN, MIN_SIZE
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-
-MAX_CHILDREN = 12
-MIN_SIZE = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)

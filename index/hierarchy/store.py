@@ -6,6 +6,7 @@ tree/items.npz       rows, owners, labels (places in labels.json)
 tree/labels.json     label paths
 tree/fit.json        what was fitted to held-out data, where something was
 names.json           node id -> the name a person gave it
+former/              members of the tree of a collection that was replaced, until there is a new one (see former.py)
 
 `tree` is swapped as a whole; `names.json` is not part of it, so that names outlive every rebuild. Points are not
 stored again: they come from the catalogue. Nothing is unpickled, and no file is read before its hash is verified.
@@ -13,8 +14,10 @@ stored again: they come from the catalogue. Nothing is unpickled, and no file is
 
 import json
 import logging
+import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +26,7 @@ import numpy.typing as npt
 
 from index.catalogue import Catalogue
 from index.errors import StoreError
-from index.files import new_folder, sha256, write_json
+from index.files import new_folder, sha256, sweep, write_json
 from index.hierarchy.items import Items
 from index.points import some
 
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FOLDER = "hierarchy"  # in a collection's folder
+TREE, FORMER = "tree", "former"
 FORMAT_VERSION = 1
 LONGEST_NAME = 200
 AGAIN = "build it again with 'lhier hierarchy build'"
@@ -44,36 +49,53 @@ class HierarchyError(StoreError):
     """A saved tree is absent, damaged, or does not belong to the catalogue beside it."""
 
 
+@dataclass(slots=True, eq=False)
+class Members:
+    """Which items belong to which nodes of a saved tree: what its successor takes ids and names over by."""
+
+    ids: list[str]
+    parents: npt.NDArray[np.int32]
+    rows: npt.NDArray[np.int64]
+    owners: npt.NDArray[np.int32]
+    names: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+
+
 Source = Catalogue | tuple[npt.ArrayLike, npt.ArrayLike]
 """Where the points come from: a catalogue, or rows (m,) and their space parts (m, d)."""
 
 
 def save(tree: "Hierarchy", folder: Path) -> None:
-    """Write a tree into `folder`: complete or not at all; names that are there already and not in the tree stay."""
+    """Write a tree into `folder`: complete or not at all; names that are there already and not in the tree stay.
+
+    :class:`HierarchyError` where the names that are there cannot be read.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with new_folder(folder / "tree", replace=True) as temporary:
+    read_names(folder)  # before anything is replaced: with the old ids gone, a backup of the names would be of no use
+    with new_folder(folder / TREE, replace=True) as temporary:
         np.savez(temporary / "nodes.npz", ids=np.array(tree.ids), parents=tree.parents, heights=tree.heights)
         np.savez(temporary / "items.npz", rows=tree.rows, owners=tree.owners, labels=tree.items.codes)
         write_json(temporary / "labels.json", tree.items.paths)
         if tree.fit is not None:
             write_json(temporary / "fit.json", tree.fit.to_json())
-        manifest = {
-            "format_version": FORMAT_VERSION,
-            "model_hash": tree.model_hash,
-            "embedding_dim": tree.embedding_dim,
-            "c": tree.c,
-            "sequence": tree.sequence,
-            "items": len(tree),
-            "nodes": len(tree.ids),
-            "changed": tree.changed,
-            "files": {path.name: sha256(path) for path in sorted(temporary.iterdir())},
-        }
-        write_json(temporary / "manifest.json", manifest)
-    names = read_names(folder) | tree.names
+        write_manifest(
+            temporary,
+            model_hash=tree.model_hash,
+            embedding_dim=tree.embedding_dim,
+            c=tree.c,
+            sequence=tree.sequence,
+            items=len(tree),
+            nodes=len(tree.ids),
+            changed=tree.changed,
+        )
+    names = read_names(folder)
+    if tree.folder != folder:  # else they were written when they were given, and may have been changed since
+        names |= tree.names
     if names or (folder / "names.json").exists():
         _write_names(folder, names)
     tree.folder, tree.names = folder, names
+    shutil.rmtree(folder / FORMER, ignore_errors=True)  # the tree comes first where it cannot be deleted
     logger.info("event=hierarchy_saved folder=%s items=%d nodes=%d", folder, len(tree), len(tree.ids))
 
 
@@ -84,27 +106,26 @@ def load(folder: Path, source: Source) -> dict[str, Any]:
     damaged, of another format, model or catalogue.
     """
     folder = Path(folder)
-    manifest, files = _verified(folder / "tree")
+    if not (folder / "tree").is_dir():
+        sweep(folder)
+    manifest, files = _verified(folder / TREE, ("nodes.npz", "items.npz", "labels.json"))
+    members = _members(folder / TREE, manifest, files)
     try:
-        with (
-            np.load(files["nodes.npz"], allow_pickle=False) as nodes,
-            np.load(files["items.npz"], allow_pickle=False) as items,
-        ):
-            ids = [str(id_) for id_ in nodes["ids"].tolist()]
-            parents, heights = nodes["parents"].astype(np.int32), nodes["heights"].astype(np.float64)
-            rows, owners = items["rows"].astype(np.int64), items["owners"].astype(np.int32)
+        with np.load(files["nodes.npz"], allow_pickle=False) as nodes:
+            heights = nodes["heights"].astype(np.float64)
+        with np.load(files["items.npz"], allow_pickle=False) as items:
             codes = items["labels"].astype(np.int32)
         paths = [tuple(path) for path in json.loads(files["labels.json"].read_text(encoding="utf-8"))]
         sequence, dim, c = int(manifest["sequence"]), int(manifest["embedding_dim"]), float(manifest["c"])
         changed = int(manifest["changed"])
-        whole = _is_tree(parents) and len(ids) == len(set(ids)) == len(parents) == len(heights) == manifest["nodes"]
-        whole &= len(rows) == len(owners) == len(codes) == manifest["items"] and bool((np.diff(rows) > 0).all())
-        whole &= bool(((owners >= 0) & (owners < len(ids)) & (codes >= 0) & (codes < len(paths))).all())
+        whole = len(heights) == len(members.ids) and len(codes) == len(members.rows)
+        whole &= bool(((codes >= 0) & (codes < len(paths))).all())
         fit = _read_fit(files["fit.json"]) if "fit.json" in files else None
     except UNREADABLE as error:
-        raise HierarchyError(f"{folder / 'tree'} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from error
+        raise HierarchyError(f"{folder / TREE} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from error
     if not whole:
-        raise HierarchyError(f"{folder / 'tree'} is inconsistent: {AGAIN}")
+        raise HierarchyError(f"{folder / TREE} is inconsistent: {AGAIN}")
+    rows = members.rows
     if isinstance(source, Catalogue):
         points, present = _points_of_catalogue(folder, manifest, rows, source)
     else:
@@ -114,10 +135,10 @@ def load(folder: Path, source: Source) -> dict[str, Any]:
         "embedding_dim": dim,
         "model_hash": str(manifest["model_hash"]),
         "sequence": sequence,
-        "ids": ids,
-        "parents": parents,
+        "ids": members.ids,
+        "parents": members.parents,
         "heights": heights,
-        "items": Items(rows[present], points, owners[present], codes[present], paths),
+        "items": Items(rows[present], points, members.owners[present], codes[present], paths),
         "names": read_names(folder),
         "changed": changed + int(np.count_nonzero(~present)),
         "fit": fit,
@@ -125,18 +146,35 @@ def load(folder: Path, source: Source) -> dict[str, Any]:
     }
 
 
-def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The manifest, and the files it names, each with the hash that it gives."""
+def read_members(folder: Path, part: str, catalogue: Catalogue) -> Members:
+    """Nodes and members of `part`, TREE or FORMER, of a saved hierarchy; the rest may be damaged.
+
+    Raises :class:`HierarchyError` where they are missing, damaged, or of another model or catalogue.
+    """
+    manifest, files = _verified(folder / part, ("nodes.npz", "items.npz"), others=False)
+    _require_catalogue(folder / part, manifest, catalogue)
+    return _members(folder / part, manifest, files)
+
+
+def write_manifest(folder: Path, **facts: object) -> None:
+    """Write what a folder holds beside its files: `facts`, and the SHA-256 of each."""
+    files = {path.name: sha256(path) for path in sorted(folder.iterdir())}
+    write_json(folder / "manifest.json", {"format_version": FORMAT_VERSION, **facts, "files": files})
+
+
+def _verified(folder: Path, needed: Collection[str], *, others: bool = True) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The manifest, and the files `needed`, with all `others` that it names; each with the hash that it gives."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         if (version := manifest["format_version"]) != FORMAT_VERSION:
             raise HierarchyError(
                 f"{folder} has tree format {version}, this version of lhier reads {FORMAT_VERSION}: {AGAIN}"
             )
-        missing = {"nodes.npz", "items.npz", "labels.json"} - set(manifest["files"])
+        missing = set(needed) - set(manifest["files"])
         if missing:
             raise HierarchyError(f"{folder} is without {', '.join(sorted(missing))}: {AGAIN}")
-        for name, expected in manifest["files"].items():
+        chosen = {name: hash_ for name, hash_ in manifest["files"].items() if others or name in needed}
+        for name, expected in chosen.items():
             if Path(name).name != name:
                 raise HierarchyError(f"{folder} names a file outside itself, {name!r}: {AGAIN}")
             if (found := sha256(folder / name)) != expected:
@@ -147,7 +185,26 @@ def _verified(folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
         raise HierarchyError(f"{folder} holds no whole tree ({error.filename} is missing): {AGAIN}") from error
     except UNREADABLE as error:
         raise HierarchyError(f"{folder} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from error
-    return manifest, {name: folder / name for name in manifest["files"]}
+    return manifest, {name: folder / name for name in chosen}
+
+
+def _members(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path]) -> Members:
+    try:
+        with (
+            np.load(files["nodes.npz"], allow_pickle=False) as nodes,
+            np.load(files["items.npz"], allow_pickle=False) as items,
+        ):
+            ids = [str(id_) for id_ in nodes["ids"].tolist()]
+            parents = nodes["parents"].astype(np.int32)
+            rows, owners = items["rows"].astype(np.int64), items["owners"].astype(np.int32)
+        whole = _is_tree(parents) and len(ids) == len(set(ids)) == len(parents) == manifest["nodes"]
+        whole &= len(rows) == len(owners) == manifest["items"] and bool((np.diff(rows) > 0).all())
+        whole &= bool(((owners >= 0) & (owners < len(ids))).all())
+    except UNREADABLE as error:
+        raise HierarchyError(f"{folder} cannot be read ({type(error).__name__}: {error}): {AGAIN}") from error
+    if not whole:
+        raise HierarchyError(f"{folder} is inconsistent: {AGAIN}")
+    return Members(ids, parents, rows, owners)
 
 
 def _is_tree(parents: npt.NDArray[np.int32]) -> bool:
@@ -164,18 +221,23 @@ def _is_tree(parents: npt.NDArray[np.int32]) -> bool:
     return True
 
 
-def _points_of_catalogue(
-    folder: Path, manifest: Mapping[str, Any], rows: npt.NDArray[np.int64], catalogue: Catalogue
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def _require_catalogue(folder: Path, manifest: Mapping[str, Any], catalogue: Catalogue) -> None:
     for key, expected in (
         ("model_hash", catalogue.model_hash),
         ("embedding_dim", catalogue.embedding_dim),
         ("c", catalogue.c),
     ):
-        if manifest[key] != expected:
-            raise HierarchyError(f"{folder} has {key} {manifest[key]}, its catalogue {expected}: {AGAIN}")
-    if manifest["sequence"] > (newest := catalogue.sequence):
-        raise HierarchyError(f"{folder} is at write {manifest['sequence']}, its catalogue only at {newest}: {AGAIN}")
+        if manifest.get(key) != expected:
+            raise HierarchyError(f"{folder} has {key} {manifest.get(key)}, its catalogue {expected}: {AGAIN}")
+    sequence, newest = manifest.get("sequence"), catalogue.sequence
+    if not (isinstance(sequence, int) and 0 <= sequence <= newest):
+        raise HierarchyError(f"{folder} is at write {sequence}, its catalogue only at {newest}: {AGAIN}")
+
+
+def _points_of_catalogue(
+    folder: Path, manifest: Mapping[str, Any], rows: npt.NDArray[np.int64], catalogue: Catalogue
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    _require_catalogue(folder, manifest, catalogue)
     everything = catalogue.changes()
     present = np.isin(rows, everything.rows, assume_unique=True)
     gone = rows[~present]

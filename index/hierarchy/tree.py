@@ -13,12 +13,13 @@ from index.catalogue import Catalogue
 from index.distances import Float64
 from index.errors import ModelMismatchError, PointError
 from index.hierarchy.exemplars import exemplars
-from index.hierarchy.identity import fresh_ids, inherited_ids
+from index.hierarchy.identity import Predecessor, fresh_ids, inherited_ids
 from index.hierarchy.items import Items, Labels
 from index.hierarchy.linkage import dendrogram
 from index.hierarchy.nodes import Nodes
-from index.hierarchy.prune import MAX_CHILDREN, MIN_SIZE, Pruned, prune
+from index.hierarchy.prune import Pruned, prune
 from index.hierarchy.routing import route
+from index.hierarchy.shape import MAX_CHILDREN, MIN_SIZE
 from index.hierarchy.store import Source, load, rename, save
 from index.points import some, valid_ids, valid_points
 
@@ -107,7 +108,7 @@ class Hierarchy(Nodes):
         labels: Sequence[Labels] | None = None,
         model_hash: str = "",
         sequence: int = 0,
-        previous: "Hierarchy | None" = None,
+        previous: Predecessor | None = None,
         max_children: int = MAX_CHILDREN,
         min_size: int = MIN_SIZE,
         seed: int = 0,
@@ -116,8 +117,9 @@ class Hierarchy(Nodes):
 
         Average linkage on geodesic distance (:func:`~index.hierarchy.linkage.dendrogram`), pruned to 2 to
         `max_children` children a node, none with less than `min_size` items (:func:`~index.hierarchy.prune.prune`).
-        `labels`: a label path per item, most general first. `previous`: an older tree, whose ids are taken over by
-        the nodes with mostly the same members, and whose names. :class:`PointError` for bad points or rows.
+        `labels`: a label path per item, most general first. `previous`: an older tree, or what is left of one
+        (:func:`~index.hierarchy.former.read_former`), whose ids are taken over by the nodes with mostly the same
+        members, and whose names. :class:`PointError` for bad points or rows.
         """
         points, numbers, paths = _valid_items(space, rows, labels)
         if len(points):
@@ -309,7 +311,7 @@ class Hierarchy(Nodes):
         catalogue: Catalogue,
         *,
         with_labels: bool = True,
-        previous: "Hierarchy | None" = None,
+        previous: Predecessor | None = None,
         max_children: int = MAX_CHILDREN,
         min_size: int = MIN_SIZE,
         seed: int = 0,

@@ -1,7 +1,10 @@
 """`lhier hierarchy` as a person types it, over a store of small photos whose points are their colours."""
 
+import inspect
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ from PIL import Image
 from hyperbolic.embedder import Embedder
 from index.cli import embed, index
 from index.collection import Collection
+from index.hierarchy import Hierarchy
 from index.hierarchy.cli import hierarchy
 from lhier.cli import main
 
@@ -125,6 +129,52 @@ def test_names_survive_a_rebuild_and_find_their_node(built: Path) -> None:
     assert (found["id"], found["size"]) == (node, 10)
     assert answer_of("rename", built, "Deep sea", "--clear", "--json")["name"] is None
     assert "no node has the id or the name 'Deep sea'" in run("show", built, "Deep sea").stderr
+
+
+def test_names_survive_another_model(built: Path, fake_embedder: Any) -> None:
+    node = named(answer_of("show", built, "--depth", 9, "--json"), ["cold", "blue"])["id"]
+    assert run("rename", built, node, "Deep sea").exit_code == 0
+    fake_embedder.model_hash, fake_embedder.c = "fa4e00000002", 0.3
+    folder = built.parent
+    for command, arguments in [
+        (embed, [folder / "run", folder / "photos", "--out", folder / "points-2"]),
+        (index, ["build", folder / "points-2", "--store", built, "--replace"]),
+    ]:
+        assert CliRunner().invoke(command, [str(argument) for argument in arguments]).exit_code == 0
+    told = run("show", built)
+    assert told.exit_code == 1
+    assert f"has no tree since it was built anew: run 'lhier hierarchy build {built}'" in told.stderr
+    assert answer_of("build", built, "--json")["kept"] > 6
+    found = answer_of("show", built, "Deep sea", "--json")
+    assert (found["id"], found["size"]) == (node, 12)
+
+
+def test_a_name_that_is_given_while_the_tree_is_built_stays(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    top = answer_of("show", built, "--json")["id"]
+    assert run("rename", built, top, "Colors").exit_code == 0
+    save = Hierarchy.save
+
+    def save_later(tree: Hierarchy, folder: Path) -> None:
+        assert run("rename", built, top, "Colours").exit_code == 0
+        save(tree, folder)
+
+    monkeypatch.setattr(Hierarchy, "save", save_later)
+    assert run("build", built).exit_code == 0
+    assert answer_of("show", built, "--json")["name"] == "Colours"
+
+
+def test_damaged_names_stop_a_rebuild_before_their_ids_are_gone(
+    built: Path, damage: Callable[[Path, str], None]
+) -> None:
+    names = built / "collections" / "default" / "hierarchy" / "names.json"
+    assert run("rename", built, answer_of("show", built, "--json")["id"], "Colours").exit_code == 0
+    whole = names.read_bytes()
+    damage(names, "truncated")
+    stopped = run("build", built)
+    assert stopped.exit_code == 1
+    assert "restore it from a backup" in stopped.stderr
+    names.write_bytes(whole)
+    assert answer_of("show", built, "Colours", "--json")["size"] == 72
 
 
 def test_rename_refuses(built: Path) -> None:
@@ -313,6 +363,16 @@ def test_a_damaged_tree_is_told_and_can_be_built_anew(built: Path, damage: Calla
     assert again.exit_code == 0
     assert "the former tree is of no use" in again.stderr
     assert run("show", built).exit_code == 0
+
+
+def test_help_gives_the_defaults_of_the_tree_without_numpy() -> None:
+    defaults = inspect.signature(Hierarchy.build).parameters
+    said = " ".join(run("build", "--help").stdout.split())
+    for option in ("max_children", "min_size"):
+        text = said.partition(f"--{option.replace('_', '-')} ")[2].partition("--")[0]
+        assert f"[default: {defaults[option].default};" in text
+    quick = "import sys, index.hierarchy.cli; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", quick], check=False).returncode == 0
 
 
 def test_help_lists_the_group() -> None:
