@@ -8,7 +8,7 @@ import numpy as np
 
 from index.distances import Float64, norms
 from index.exact_points import ExactPoints, Float32, Int64
-from index.faiss_library import faiss, own_method
+from index.faiss_library import faiss, own_method, write_faiss
 from index.generators import FAISS_FILE, ROUNDING, SPACE_FILE, Bool, Candidates, remove_rows, selector
 
 
@@ -46,7 +46,7 @@ class BallRows:
 
     def write(self, folder: Path) -> None:
         """index.faiss, space.npy"""
-        faiss().write_index(self.flat, str(folder / FAISS_FILE))
+        write_faiss(self.flat, folder / FAISS_FILE)
         np.save(folder / SPACE_FILE, self.points.array())
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,15 @@ def faiss() -> Any:
             raise
         raise FaissMissingError from error
     return module
+
+
+def write_faiss(index: Any, path: Path) -> None:
+    """Write an index of FAISS's into a file; ``OSError`` where the disk is full.
+
+    FAISS's own writer raises RuntimeError for that or, where only the last block does not fit, nothing at all.
+    """
+    with path.open("wb") as file:
+        faiss().write_index(index, faiss().PyCallbackIOWriter(file.write))
 
 
 @contextmanager

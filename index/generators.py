@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from index.distances import Float64, norms
 from index.exact_points import Float32, Int64
-from index.faiss_library import faiss, inner_products_by_blas, own_method
+from index.faiss_library import faiss, inner_products_by_blas, own_method, write_faiss
 
 Bool = npt.NDArray[np.bool_]
 
@@ -145,7 +145,7 @@ class InnerProductRows:
 
     def write(self, folder: Path) -> None:
         """index.faiss"""
-        faiss().write_index(self.flat, str(folder / FAISS_FILE))
+        write_faiss(self.flat, folder / FAISS_FILE)
 
     def __len__(self) -> int:
         return int(self.flat.ntotal)

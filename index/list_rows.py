@@ -9,7 +9,14 @@ import numpy as np
 
 from index.distances import Float64, norms
 from index.exact_points import ExactPoints, Float32, Int64
-from index.faiss_library import faiss, inner_products_by_blas, own_method, range_search_lists, search_lists
+from index.faiss_library import (
+    faiss,
+    inner_products_by_blas,
+    own_method,
+    range_search_lists,
+    search_lists,
+    write_faiss,
+)
 from index.frames import Frames
 from index.generators import (
     FAISS_FILE,
@@ -102,7 +109,7 @@ class ListRows:
 
     def write(self, folder: Path) -> None:
         """index.faiss, lists.npz, space.npy"""
-        faiss().write_index(self.inverted, str(folder / FAISS_FILE))
+        write_faiss(self.inverted, folder / FAISS_FILE)
         np.savez(
             folder / LISTS_FILE,
             kind=np.array(self.kind),
