@@ -10,6 +10,7 @@ from index.distances import Float64, norms
 from index.exact_points import ExactPoints, Float32, Int64
 from index.faiss_library import faiss, own_method, write_faiss
 from index.generators import FAISS_FILE, ROUNDING, SPACE_FILE, Bool, Candidates, remove_rows, selector
+from index.gpu import SHRINK, Device, GpuCopy
 
 
 class BallRows:
@@ -37,6 +38,7 @@ class BallRows:
         self.c = c
         self.flat = faiss().IndexFlatL2(embedding_dim) if flat is None else flat
         self.points = ExactPoints(np.zeros((0, embedding_dim), dtype=np.float32)) if points is None else points
+        self.gpu: GpuCopy | None = None
         self._guess = 0.0
 
     @classmethod
@@ -56,6 +58,10 @@ class BallRows:
     def resident_bytes(self) -> int:
         """4 d n, and as much again for exact points that are not mapped."""
         return 4 * int(self.flat.d) * len(self) + self.points.resident_bytes
+
+    def use(self, device: Device) -> None:
+        """Let the CPU propose, or a GPU."""
+        self.gpu = GpuCopy(self.flat) if device == "cuda" else None
 
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
@@ -79,6 +85,9 @@ class BallRows:
         """The `count` smallest Euclidean distances to the centre of the ball of the guessed radius."""
         centre = self._centre(queries, np.full(len(queries), self._guess))
         rows = (self._ball(queries) * centre[:, None]).astype(np.float32)
+        if allowed is None and self.gpu and (found := self.gpu.search(rows, count)):
+            squares, positions = found
+            return Candidates(positions, SHRINK * np.sqrt(squares[:, -1].astype(np.float64)), centre)
         squares, positions = own_method(self.flat, "search")(rows, count, params=selector(allowed))
         return Candidates(positions, np.sqrt(squares[:, -1].astype(np.float64)), centre)
 

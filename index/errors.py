@@ -50,6 +50,10 @@ class PointError(ValueError):
     """Points or ids that an index or a catalogue cannot take (shape, dtype, not finite, duplicate)."""
 
 
+class DeviceError(ValueError):
+    """A device that is unknown, or that FAISS cannot use here."""
+
+
 class FaissMissingError(ImportError):
     """FAISS is not installed."""
 

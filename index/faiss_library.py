@@ -63,6 +63,14 @@ def inner_products_by_blas() -> Iterator[None]:
                 settings.distance_compute_blas_threshold = _saved
 
 
+def stored_rows(flat: Any) -> npt.NDArray[np.float32]:
+    """The storage of a flat index as an array that shares its memory: valid until the index changes."""
+    if flat.ntotal == 0:
+        return np.zeros((0, flat.d), dtype=np.float32)
+    view: npt.NDArray[np.float32] = faiss().rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d)
+    return view.reshape(flat.ntotal, flat.d)
+
+
 def own_method(index: Any, name: str) -> Any:
     """`index.search` or `index.range_search` as FAISS itself has it.
 

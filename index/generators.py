@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from index.distances import Float64, norms
 from index.exact_points import Float32, Int64
-from index.faiss_library import faiss, inner_products_by_blas, own_method, write_faiss
+from index.faiss_library import faiss, inner_products_by_blas, own_method, stored_rows, write_faiss
+from index.gpu import Device, GpuCopy
 
 Bool = npt.NDArray[np.bool_]
 
@@ -43,9 +44,13 @@ class Generator(Protocol):
 
     name: str
     compact: bool  # whether rows move up when others are removed
+    gpu: GpuCopy | None  # proposes instead of the CPU where it can; must be dropped before rows are added or removed
 
     def __len__(self) -> int:
         """Positions, those of removed rows included where rows stay in their places."""
+
+    def use(self, device: Device) -> None:
+        """Let the CPU propose, or a GPU."""
 
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
@@ -92,14 +97,6 @@ def remove_rows(index: Any, positions: Int64, count: int) -> None:
     index.remove_ids(faiss().IDSelectorBitmap(np.packbits(gone, bitorder="little")))
 
 
-def _rows(flat: Any) -> Float32:
-    """The storage of a flat index as an array that shares its memory: valid until the index changes."""
-    if flat.ntotal == 0:
-        return np.zeros((0, flat.d), dtype=np.float32)
-    view: Float32 = faiss().rev_swig_ptr(flat.get_xb(), flat.ntotal * flat.d).reshape(flat.ntotal, flat.d)
-    return view
-
-
 def inner_product_factor(embedding_dim: int) -> float:
     """f of the bound f u sum |terms|/2 on a float32 inner product of d + 1 terms: see :class:`InnerProductRows`."""
     return 2.0 * (embedding_dim + 4)
@@ -136,6 +133,7 @@ class InnerProductRows:
     def __init__(self, embedding_dim: int, c: float, flat: Any = None) -> None:
         self.c = c
         self.flat = faiss().IndexFlatIP(embedding_dim + 1) if flat is None else flat
+        self.gpu: GpuCopy | None = None
         self._factor = inner_product_factor(embedding_dim)
 
     @classmethod
@@ -155,6 +153,10 @@ class InnerProductRows:
         """4 (d + 1) n"""
         return 4 * int(self.flat.d) * len(self)
 
+    def use(self, device: Device) -> None:
+        """Let the CPU propose, or a GPU."""
+        self.gpu = GpuCopy(self.flat) if device == "cuda" else None
+
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
         self.flat.add(np.concatenate([self._times(space.astype(np.float64)), space], axis=1, dtype=np.float32))
@@ -165,7 +167,7 @@ class InnerProductRows:
 
     def gather(self, positions: Int64) -> Float32:
         """Space parts exactly as they were added."""
-        return np.asarray(_rows(self.flat)[positions, 1:])
+        return np.asarray(stored_rows(self.flat)[positions, 1:])
 
     def serves(self, queries: Float64) -> Bool:
         """Queries whose products with any row stay far from float32's largest number."""
@@ -176,7 +178,9 @@ class InnerProductRows:
     def candidates(self, queries: Float64, count: int, allowed: Bool | None, nprobe: int | None = None) -> Candidates:
         """The `count` largest inner products."""
         rows = self._flipped(queries)
-        if allowed is None and len(rows) > 1:
+        if allowed is None and self.gpu and (found := self.gpu.search(rows, count)):
+            scores, positions = found
+        elif allowed is None and len(rows) > 1:
             with inner_products_by_blas():
                 scores, positions = own_method(self.flat, "search")(rows, count)
         else:

@@ -28,6 +28,7 @@ from index.generators import (
     inner_product_factor,
     remove_rows,
 )
+from index.gpu import Device, GpuCopy
 from index.kmeans import FLOAT32_RADIUS
 
 LISTS_FILE = "lists.npz"
@@ -64,6 +65,7 @@ class ListRows:
         self.c = c
         self.inverted = inverted
         self.points = points
+        self.gpu: GpuCopy | None = None
         # float32 rows are as good centres as any; products with far ones are taken in float64, of a copy.
         self.frames = Frames(centroids, c)
         self._wide = bool(self.frames.times.max() >= math.cosh(FLOAT32_RADIUS))
@@ -139,6 +141,10 @@ class ListRows:
         coarse = 4 * self.nlist * int(self.inverted.d)
         return codes + coarse + self.frames.nbytes + self._bounds.nbytes + self.points.resident_bytes
 
+    def use(self, device: Device) -> None:
+        """Let the CPU propose, or a GPU: of lists in float32, those of 8 bits stay on the CPU (:mod:`index.gpu`)."""
+        self.gpu = GpuCopy(self.inverted) if device == "cuda" and self.kind == "ivf" else None
+
     def add(self, space: Float32) -> None:
         """Append rows (n, d)."""
         self._add(space)
@@ -163,7 +169,11 @@ class ListRows:
         lists, beyond = self._route(scaled, times, nprobe or 1)
         number, probes = lists.shape
         inside, cosh = self.frames.enter(scaled, times, lists, flip_time=True)
-        scores, positions = search_lists(self.inverted, inside.reshape(number * probes, -1), lists, count, allowed)
+        rows = inside.reshape(number * probes, -1)
+        if allowed is None and self.gpu and (found := self.gpu.search_lists(rows, lists.reshape(-1), count)):
+            scores, positions = found
+        else:
+            scores, positions = search_lists(self.inverted, rows, lists, count, allowed)
         scores, positions = scores.reshape(number, probes, count), positions.reshape(number, probes, count)
         # A list gave all it has where it gave fewer than were asked for.
         unseen = np.where(positions[..., -1] >= 0, scores[..., -1], -np.inf).astype(np.float64)

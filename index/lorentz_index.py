@@ -17,6 +17,7 @@ from index.distances import Float64, norms
 from index.errors import PointError
 from index.exact_points import Float32, Int64
 from index.generators import Bool, Generator, InnerProductRows, inner_product_radius
+from index.gpu import Device, require_device
 from index.ids import Ids
 from index.list_rows import ListRows
 from index.locks import ReadWriteLock
@@ -47,13 +48,16 @@ class LorentzIndex:
     - "ivf_sq8": the same with rows of 8 bits, a quarter of the memory. Where the proof over the probed lists
       fails, which is often, the answer is the best of the candidates.
 
+    With device "cuda" a GPU proposes the candidates of "flat" and "ivf" (:mod:`index.gpu`); re-rank, certificate and
+    what the certificate makes necessary stay as they are, and so do the answers.
+
     With `exact=True` a search of either goes on until its answer is proven. Range searches always are exact.
 
     Safe for any number of concurrent searches with concurrent writers (searches wait while a write is
     applied).
     """
 
-    def __init__(self, embedding_dim: int, c: float) -> None:
+    def __init__(self, embedding_dim: int, c: float, *, device: Device = "cpu") -> None:
         """An empty index of kind "flat": lists must be learnt from points, see :meth:`build`."""
         if not (np.isfinite(c) and c > 0):
             raise ValueError(f"expected a finite c > 0 (the curvature is -c), got {c}")
@@ -63,7 +67,9 @@ class LorentzIndex:
         self.embedding_dim = embedding_dim
         self._plan = Plan()
         self._lock = ReadWriteLock()
+        self._device = require_device(device)
         self._generator: Generator = InnerProductRows(embedding_dim, self.c)
+        self._generator.use(self._device)
         self._ids = Ids(np.zeros(0, dtype=np.int64))
         self._counter = threading.Lock()
         self._queries = 0
@@ -80,13 +86,15 @@ class LorentzIndex:
         nlist: int | None = None,
         nprobe: int | None = None,
         memory: int | None = None,
+        device: Device = "cpu",
     ) -> Self:
         """An index of the points with space parts `space` (n, d), under the int64 ids `ids` (n,), >= 0 and
         unique.
 
         `kind`: "auto" chooses by count, radius and `memory` (bytes that it may hold, none by default).
         `nlist`: lists, 4 sqrt(n) by default. `nprobe`: lists that a search for 10 neighbours probes; by
-        default as many as a sample of the points needs for a recall of 0.99.
+        default as many as a sample of the points needs for a recall of 0.99. `device`: what proposes candidates, "cpu"
+        or "cuda" (:class:`~index.errors.DeviceError` where that cannot be).
         """
         space = np.asarray(space)
         if space.ndim != 2:
@@ -94,7 +102,7 @@ class LorentzIndex:
         for name, value in (("nlist", nlist), ("nprobe", nprobe), ("memory", memory)):
             if value is not None and value < 1:
                 raise ValueError(f"expected {name} >= 1, got {value}")
-        index = cls(space.shape[1], c)
+        index = cls(space.shape[1], c, device=device)
         points, new_ids = index._checked(space, ids)
         radii = np.arcsinh(math.sqrt(c) * norms(points.astype(np.float64)))
         chosen, reason = choose(kind, len(points), index.embedding_dim, radii, memory)
@@ -105,6 +113,7 @@ class LorentzIndex:
         else:
             centroids = tuning.learn_centroids(points, min(nlist or default_nlist(len(points)), len(points)), c)
             rows = ListRows.create(chosen, centroids, float(c), points)
+            rows.use(index._device)
             index._generator, index._ids = rows, Ids(new_ids)
             index._plan = replace(plan, nlist=rows.nlist, imbalance=rows.imbalance, nprobe=nprobe or 1)
             index._tune(rows, nprobe)
@@ -128,6 +137,11 @@ class LorentzIndex:
     def generator(self) -> str:
         """What proposes the candidates now: "inner_product", "ball" or "lists"."""
         return self._generator.name
+
+    @property
+    def device(self) -> Device:
+        """What proposes the candidates: "cpu", or "cuda" as long as the GPU can."""
+        return self._device
 
     @property
     def ids(self) -> Int64:
@@ -166,6 +180,7 @@ class LorentzIndex:
                 raise PointError(f"ids {some(new_ids[live])} are in the index already: remove them first")
             if self._generator.name == "inner_product" and self._too_far(points):
                 self._switch_to_ball()
+            self._drop_copy()
             self._generator.add(points)
             self._ids = self._ids.with_added(new_ids)
 
@@ -176,6 +191,7 @@ class LorentzIndex:
             positions = self._ids.positions(gone)
             positions = np.sort(positions[positions >= 0])
             if len(positions):
+                self._drop_copy()
                 self._generator.remove(positions)
                 self._ids = self._ids.without(positions, compact=self._generator.compact)
             return len(positions)
@@ -243,14 +259,16 @@ class LorentzIndex:
             write_index(Path(folder), stored)
 
     @classmethod
-    def load(cls, folder: Path, *, hashes_verified: bool = False) -> Self:
+    def load(cls, folder: Path, *, hashes_verified: bool = False, device: Device = "cpu") -> Self:
         """Read what :meth:`save` wrote. Every hash is verified before FAISS reads a byte;
         :class:`SnapshotError` otherwise.
 
-        `hashes_verified`: the caller just did that, by hashes of its own.
+        `hashes_verified`: the caller just did that, by hashes of its own. `device`: as in :meth:`build`; it is not
+        stored with the index.
         """
         stored = read_index(Path(folder), hashes_verified=hashes_verified)
-        index = cls(stored.embedding_dim, stored.c)
+        index = cls(stored.embedding_dim, stored.c, device=device)
+        stored.generator.use(index._device)
         index._generator, index._ids, index._plan = stored.generator, Ids(stored.ids), stored.plan
         return index
 
@@ -301,6 +319,10 @@ class LorentzIndex:
                 if self._generator.name == "inner_product":
                     self._switch_to_ball()
 
+    def _drop_copy(self) -> None:
+        if self._generator.gpu is not None:
+            self._generator.gpu.drop()
+
     def _too_far(self, points: Float32) -> bool:
         farthest = np.arcsinh(np.sqrt(self.c) * norms(points.astype(np.float64))).max()
         return bool(farthest > inner_product_radius(self.embedding_dim))
@@ -311,6 +333,7 @@ class LorentzIndex:
             len(self), self._queries, self._uncertified,
         )  # fmt: skip
         ball = BallRows(self.embedding_dim, self.c)
+        ball.use(self._device)
         if len(self):
             ball.add(self._generator.gather(np.arange(len(self))))
         self._generator = ball
