@@ -113,6 +113,7 @@ class Engine(ABC):
         for place, (row, found) in enumerate(zip(rows, self._nearest(asked.rows, count), strict=True)):
             _keep(queries[row], found, self.about.c, answer, row)
             if self.about.scan != "exact":
+                again[place] = reach is None  # nothing will be proven, but the right centre finds much more
                 continue
             if not self.coordinates.explains(asked.rows[place], found.points, found.scores):
                 logger.warning("event=nothing_proven backend=%s reason=%r", self.name, "scores are not plain float32")
@@ -127,8 +128,11 @@ class Engine(ABC):
 
 
 def _keep(query: Float64, found: Proposals, c: float, answer: Answer, row: np.int64) -> None:
-    """Put the nearest candidates of one query into its row of `answer`."""
+    """Put the nearest of one query's candidates, and of those it had before, into its row of `answer`."""
     exact = distances(query[None], found.points[None], c)[0]
-    order = np.lexsort((found.ids, exact))[: answer.ids.shape[1]]
+    before = answer.ids[row] >= 0
+    ids, first = np.unique(np.concatenate([found.ids, answer.ids[row, before]]), return_index=True)
+    exact = np.concatenate([exact, answer.distances[row, before]])[first]
+    order = np.lexsort((ids, exact))[: answer.ids.shape[1]]
     answer.distances[row, : len(order)] = exact[order]
-    answer.ids[row, : len(order)] = found.ids[order]
+    answer.ids[row, : len(order)] = ids[order]
