@@ -2,6 +2,7 @@
 cache."""
 
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -21,6 +22,8 @@ from index.points import some, valid_points
 
 if TYPE_CHECKING:
     from index.lorentz_index import LorentzIndex
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 APPLICATION_ID = 0x4C484945  # "LHIE", so that any other SQLite file is told apart
@@ -130,7 +133,8 @@ class Catalogue:
 
     @classmethod
     def open(cls, path: Path, *, model_hash: str | None = None) -> Self:
-        """An existing catalogue; where its folder may not be written to, as it stands, and never to be written.
+        """An existing catalogue; where its folder may not be written to, as it stands, and never to be written;
+        where the disk is full, for this process alone.
 
         Raises :class:`CatalogueError` for a missing, foreign, damaged or newer file, and
         :class:`ModelMismatchError` where it holds points of another model than `model_hash`.
@@ -401,11 +405,25 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _connect(path: Path, *, frozen: bool = False) -> sqlite3.Connection:
+    try:
+        return _connected(path, frozen=frozen)
+    except sqlite3.OperationalError as error:
+        # On a full disk there is no room for the memory that processes share; alone, SQLite takes this one's own.
+        if not error.sqlite_errorname.startswith("SQLITE_IOERR_SHM"):
+            raise
+        logger.warning("event=catalogue_opened_alone path=%s error=%s", path, error.sqlite_errorname)
+        return _connected(path, alone=True)
+
+
+def _connected(path: Path, *, frozen: bool = False, alone: bool = False) -> sqlite3.Connection:
     # Python's own transactions are off (isolation_level=None): BEGIN and COMMIT are where they are written.
     where = f"{path.absolute().as_uri()}?mode=ro&immutable=1" if frozen else str(path)
     connection = sqlite3.connect(where, timeout=30, isolation_level=None, check_same_thread=False, uri=frozen)
     try:
+        if alone:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first to need shared memory
     except BaseException:
         connection.close()
         raise
