@@ -22,6 +22,7 @@ from index.errors import (
     PointError,
 )
 from index.files import new_folder, sweep
+from index.gpu import Device
 from index.locks import ReadWriteLock
 from index.lorentz_index import LorentzIndex
 from index.plan import read_request
@@ -80,11 +81,14 @@ class Collection:
         sequence: int,
         generation: str,
         image_root: Path | None = None,
+        device: Device = "cpu",
     ) -> None:
         self.folder = folder
         self.name = folder.name
         self.catalogue = catalogue
         self.index = index
+        self._device = device
+        index.use(device)
         self.image_root = image_root or catalogue.image_root
         self._generation = generation
         self._sequence = sequence
@@ -123,12 +127,19 @@ class Collection:
 
     @classmethod
     def open(
-        cls, store: Path, name: str = DEFAULT, *, model_hash: str | None = None, image_root: Path | None = None
+        cls,
+        store: Path,
+        name: str = DEFAULT,
+        *,
+        model_hash: str | None = None,
+        image_root: Path | None = None,
+        device: Device = "cpu",
     ) -> Self:
         """An existing collection, with the newest valid generation and the writes since replayed.
 
         `model_hash`: refuse points of any other model (:class:`ModelMismatchError`). `image_root`: where
-        the photos lie now, if they moved. Raises :class:`CollectionNotFoundError`, and
+        the photos lie now, if they moved. `device`: what proposes the candidates of searches, "cpu" or "cuda"
+        (:class:`DeviceError` where that cannot be; :mod:`index.gpu`). Raises :class:`CollectionNotFoundError`, and
         :class:`CatalogueError` for a damaged catalogue; a damaged generation is set aside and rebuilt.
         """
         folder = collection_folder(store, name)
@@ -139,10 +150,12 @@ class Collection:
             raise CollectionNotFoundError(
                 f"the store {store} has no collection {name!r} (it has: {known}): run 'lhier index build'"
             )
-        return cls._open(folder, model_hash=model_hash, image_root=image_root)
+        return cls._open(folder, model_hash=model_hash, image_root=image_root, device=device)
 
     @classmethod
-    def _open(cls, folder: Path, *, model_hash: str | None = None, image_root: Path | None = None) -> Self:
+    def _open(
+        cls, folder: Path, *, model_hash: str | None = None, image_root: Path | None = None, device: Device = "cpu"
+    ) -> Self:
         catalogue = Catalogue.open(folder / "catalogue.sqlite", model_hash=model_hash)
         try:
             found = newest_valid_generation(folder / "generations", catalogue)
@@ -155,6 +168,7 @@ class Collection:
                 sequence=sequence,
                 generation=found.name if found else "",
                 image_root=image_root,
+                device=device,
             )
             replayed = 0
             if found:
@@ -363,7 +377,9 @@ class Collection:
 
     def _rebuild(self) -> None:
         changes = self.catalogue.changes()
-        self.index = LorentzIndex.build(changes.space, changes.rows, self.c, **read_request(self.folder))
+        self.index = LorentzIndex.build(
+            changes.space, changes.rows, self.c, **read_request(self.folder), device=self._device
+        )
         self._sequence = changes.sequence
 
     def _rebuild_aside(self) -> str:
@@ -376,6 +392,7 @@ class Collection:
             generations = self.folder / "generations"
             name = write_generation(generations, index, catalogue, changes.sequence)
             index = read_generation(generations / name, catalogue).index  # its exact points stay in their file
+        index.use(self._device)
         with self._lock.write():
             later = self.catalogue.changes(changes.sequence)
             later.apply(index)

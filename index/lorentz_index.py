@@ -272,6 +272,12 @@ class LorentzIndex:
         index._generator, index._ids, index._plan = stored.generator, Ids(stored.ids), stored.plan
         return index
 
+    def use(self, device: Device) -> None:
+        """Let "cpu" propose the candidates from now on, or "cuda" (:class:`~index.errors.DeviceError`)."""
+        with self._lock.write():
+            self._device = require_device(device)
+            self._generator.use(self._device)
+
     def _checked(self, space: npt.ArrayLike, ids: npt.ArrayLike) -> tuple[Float32, Int64]:
         points = valid_points(space, self.embedding_dim).astype(np.float32)
         new_ids = valid_ids(ids)

@@ -8,6 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ import faiss
 import numpy as np
 import pytest
 
+from index.catalogue import Item
+from index.collection import Collection
 from index.errors import DeviceError
 from index.lorentz_index import LorentzIndex
 
@@ -136,7 +139,7 @@ def queries_about(points: np.ndarray) -> np.ndarray:
 def test_a_flat_index_answers_the_same_through_the_gpu(
     radius: float, gpu: StandIn, grow_tree: Callable, brute_force: Callable
 ) -> None:
-    points = grow_tree(radius, 1000, count=4000)
+    points = grow_tree(radius, 1000, count=3000)
     queries = queries_about(points)
     cpu, cuda = both(points, "flat")
     distances, ids, exact = cuda.search(queries, K)
@@ -151,7 +154,7 @@ def test_a_flat_index_answers_the_same_through_the_gpu(
 @pytest.mark.parametrize("radius", [1, 3, 8.3])
 @pytest.mark.parametrize("exact", [False, True])
 def test_lists_answer_the_same_through_the_gpu(radius: float, exact: bool, gpu: StandIn, grow_tree: Callable) -> None:
-    points = grow_tree(radius, 100, count=3000, dim=32)
+    points = grow_tree(radius, 100, count=2000, dim=16)
     queries = queries_about(points)
     cpu, cuda = both(points, "ivf", nlist=24, nprobe=3)
     assert_same(cuda.search(queries, K, exact=exact), cpu.search(queries, K, exact=exact))
@@ -161,7 +164,7 @@ def test_lists_answer_the_same_through_the_gpu(radius: float, exact: bool, gpu: 
 
 @pytest.mark.parametrize("kind", ["flat", "ivf"])
 def test_filters_ranges_and_many_neighbours_stay_on_the_cpu(kind: str, gpu: StandIn, grow_tree: Callable) -> None:
-    points = grow_tree(5, 500, count=4000, dim=16)
+    points = grow_tree(5, 500, count=3000, dim=8)
     queries = queries_about(points)[:4]
     cpu, cuda = both(points, kind)
     tuned = gpu.searches
@@ -216,7 +219,7 @@ def test_the_ball_takes_over_on_the_gpu_too(gpu: StandIn, grow_tree: Callable) -
     assert gpu.copies == 2
 
 
-def test_a_saved_index_can_be_loaded_for_either_device(gpu: StandIn, grow_tree: Callable, tmp_path: Any) -> None:
+def test_a_saved_index_can_be_loaded_for_either_device(gpu: StandIn, grow_tree: Callable, tmp_path: Path) -> None:
     points = grow_tree(8.3, 100, count=1000, dim=16)
     _, cuda = both(points, "flat")
     cuda.save(tmp_path / "index")
@@ -224,6 +227,23 @@ def test_a_saved_index_can_be_loaded_for_either_device(gpu: StandIn, grow_tree: 
     assert (cpu.device, again.device) == ("cpu", "cuda")
     assert_same(again.search(points[:9], K), cpu.search(points[:9], K))
     assert gpu.copies == 1
+
+
+def test_a_collection_keeps_its_device_through_writes_and_rebuilds(
+    gpu: StandIn, items: list[Item], tmp_path: Path
+) -> None:
+    Collection.create(tmp_path, embedding_dim=4, c=0.7, model_hash="m").close()
+    with Collection.open(tmp_path, device="cuda") as cuda:
+        cuda.upsert(items)
+        for _ in range(2):
+            seen, device = gpu.searches, cuda.index.device
+            hits = cuda.search(items[3].space, 5)
+            assert (device, hits[0].item.id, hits[0].distance) == ("cuda", "item-3", 0)
+            assert gpu.searches > seen
+            cuda.rebuild()
+    with Collection.open(tmp_path) as cpu:
+        assert cpu.index.device == "cpu"
+        assert [hit.item.id for hit in cpu.search(items[3].space, 5)] == [hit.item.id for hit in hits]
 
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
