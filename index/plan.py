@@ -39,6 +39,7 @@ class Plan:
     count: int = 0  # points it was built from
     nlist: int = 0
     nprobe: int = 0  # for k = 10
+    spare: int = 0  # candidates beyond k that are re-ranked, for k = 10; 0: as the generator says
     recall: float | None = None  # at 10, of a sample of stored points, themselves left out
     imbalance: float = 1.0
 
@@ -77,6 +78,11 @@ def read_request(folder: Path) -> dict[str, Any]:
         logger.warning("event=request_unreadable folder=%s error=%r kind=auto", folder, str(error))
         return request
     return dict(kept)
+
+
+def is_quick(request: dict[str, Any], count: int) -> bool:
+    """Whether an index as asked for is built in a moment: lists of many points are not, they must be learnt."""
+    return request["kind"] == "flat" or count <= FLAT_UP_TO
 
 
 def choose(requested: Request, count: int, dim: int, radii: Float64, memory: int | None) -> tuple[Kind, str]:

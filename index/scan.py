@@ -19,14 +19,17 @@ class Scan:
     """Searches among the rows of `generator` that `mask` allows (all by default), `population` of them."""
 
     def __init__(
-        self, generator: Generator, ids: Ids, c: float, mask: Bool | None, population: int, *, exact: bool
-    ) -> None:
+        self, generator: Generator, ids: Ids, c: float, mask: Bool | None, population: int, *, exact: bool,
+        spare: int = 0,
+    ) -> None:  # fmt: skip
+        """`spare`: candidates beyond k, 0 for the generator's usual number."""
         self._generator = generator
         self._ids = ids
         self._c = c
         self._mask = mask
         self._population = population
         self._exact = exact
+        self._spare = spare
         self._lists = generator if isinstance(generator, ListRows) else None
 
     def search(self, queries: Float64, k: int, probes: int, found: tuple[Float64, Int64]) -> tuple[Bool, int]:
@@ -45,7 +48,7 @@ class Scan:
         proven[~served] = True
         rows = np.flatnonzero(served)
         spare = SPARE[self._lists.kind] if self._lists else k + 20
-        count = min(self._population, k + spare)
+        count = min(self._population, k + (self._spare or spare))
         width = max(count, min(probes, self._lists.nlist)) if self._lists else count
         step = max(1, SCAN_ELEMENTS // (width * queries.shape[1]))
         failures = int(np.count_nonzero(~served))

@@ -16,6 +16,7 @@ TARGET = 0.99  # recall at K
 K = 10
 SAMPLE = 400  # stored points that are searched for
 TRAIN_PER_LIST = 30  # points a centroid is learnt from
+SPARES = (100, 200, 400, 800, 1600)  # candidates beyond K that rows of 8 bits may need
 ITERATIONS = 6
 BLOCK = 1 << 22
 

@@ -1,6 +1,7 @@
 """Kinds with lists: certified within the lists probed, proven over all by covering radii, exact when asked to be."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -269,3 +270,22 @@ class ListsAgainstDictionary(RuleBasedStateMachine):
 
 TestListsAgainstDictionary = ListsAgainstDictionary.TestCase
 TestListsAgainstDictionary.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+
+
+def test_eight_bits_re_rank_as_many_as_the_recall_needs(brute_force: Callable) -> None:
+    """On a sheet without clusters many points are nearly as near as the nearest, and 8 bits blur them."""
+    rng = np.random.default_rng(5)
+    basis = np.linalg.qr(rng.normal(size=(64, 8)))[0].T
+    directions = rng.normal(size=(12_000, 8))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    points = (np.sinh(rng.uniform(1, 6, size=(len(directions), 1))) * directions @ basis).astype(np.float32)
+    index = LorentzIndex.build(points, np.arange(len(points)), 1.0, "ivf_sq8")
+    assert index.plan.spare > 0
+    assert index.plan.recall is not None
+    assert index.plan.recall >= 0.99
+    queries = points[7::60]
+    _, found, _ = index.search(queries, K)
+    assert near(found, brute_force(queries, points, 1.0)).mean() >= 0.985
+    index._plan = replace(index.plan, spare=0)
+    _, fewer, _ = index.search(queries, K)
+    assert near(fewer, brute_force(queries, points, 1.0)).mean() < 0.985
