@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 
+# gRPC's handlers would run in the child between fork and exec, while the server's threads hold its locks.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
