@@ -11,7 +11,7 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[$(FAISS),offline,export,tensorboard,pictures,ray,benchmarks,test,lint]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[$(FAISS),offline,export,tensorboard,pictures,ray,milvus,postgres,benchmarks,test,lint]"
 	touch $@
 
 demo: $(VENV)/.installed ## the whole trip: draw creatures, train, index, serve (ARGS=--check ends by itself)
