@@ -1,6 +1,7 @@
 """Collection: a catalogue and the index over it, as one thing to search, write and reopen."""
 
 import logging
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ from index.files import new_folder, sweep
 from index.gpu import Device
 from index.locks import ReadWriteLock
 from index.lorentz_index import LorentzIndex
-from index.plan import read_request
+from index.plan import is_quick, read_request
 from index.rebuild import Rebuild
 from index.snapshot import newest_valid_generation, read_generation, write_generation
 
@@ -183,6 +184,9 @@ class Collection:
                 collection._rebuild()
             if not found or replayed >= REPLAY_WORTH_KEEPING:
                 collection._try_snapshot()
+            # Also where the process that was building another one was killed.
+            if (reason := collection.index.outgrown) and os.access(folder, os.W_OK):
+                collection._rebuilding.start(reason)
         except BaseException:
             catalogue.close()
             raise
@@ -376,10 +380,18 @@ class Collection:
         return len(changes.removed) + len(changes.rows)
 
     def _rebuild(self) -> None:
+        """Put an index of the catalogue in place.
+
+        Lists of many points take long to learn, so those points wait for them in a flat index: one that was built of
+        no points and has outgrown that.
+        """
         changes = self.catalogue.changes()
+        request = read_request(self.folder)
+        learnt = len(changes.rows) if is_quick(request, len(changes.rows)) else 0
         self.index = LorentzIndex.build(
-            changes.space, changes.rows, self.c, **read_request(self.folder), device=self._device
+            changes.space[:learnt], changes.rows[:learnt], self.c, **request, device=self._device
         )
+        self.index.add(changes.space[learnt:], changes.rows[learnt:])
         self._sequence = changes.sequence
 
     def _rebuild_aside(self) -> str:

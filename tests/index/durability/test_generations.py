@@ -3,18 +3,21 @@
 import os
 import re
 import stat
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from index import files
+from index import files, plan
 from index.backup import create_snapshot, restore_snapshot
 from index.catalogue import Item
 from index.collection import Collection
 from index.errors import SnapshotError
 from index.hierarchy import Hierarchy
+from index.lorentz_index import LorentzIndex
 from index.plan import Plan, write_request
 from index.snapshot import KEEP, list_generations, read_generation
 
@@ -63,6 +66,43 @@ def test_every_file_of_every_kind_damaged_in_every_way(
                 truth = brute_force(query[None], points, 0.5)[0]
                 assert [hit.item.id for hit in hits] == [items[n].id for n in np.argsort(truth)], where
     assert len(list((tmp_path / "store").rglob("bad-*"))) <= KEEP  # they do not fill the disk
+
+
+def test_a_large_collection_whose_index_is_lost_answers_while_its_lists_are_learnt(
+    collection: Collection, brute_force: Callable, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(plan, "FLAT_UP_TO", 300)
+    points = np.random.default_rng(1).normal(size=(600, 4)).astype(np.float32)
+    collection.delete([item.id for item in collection.items()])
+    write_request(collection.folder, Plan(requested="auto").request())
+    collection.upsert([Item(str(n), point) for n, point in enumerate(points)])
+    collection.rebuild()
+    assert collection.index.kind == "ivf"
+    collection.close()
+    files.shutil.rmtree(collection.folder / "generations")
+    going, build = threading.Event(), LorentzIndex.build
+
+    def slow(*arguments: Any, **options: Any) -> LorentzIndex:
+        assert not len(arguments[0]) or going.wait(30)
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(LorentzIndex, "build", slow)
+
+    def answers(opened: Collection) -> list[str]:
+        return [hit.item.id for hit in opened.search(points[5] * 0.9, 10, exact=True)]
+
+    truth = [str(n) for n in np.argsort(brute_force(points[5:6] * 0.9, points, 0.5)[0])[:10]]
+    with Collection.open(tmp_path / "store") as opened:
+        assert (opened.index.kind, answers(opened)) == ("flat", truth)
+        files.shutil.copytree(tmp_path / "store", tmp_path / "killed")
+        going.set()
+        assert opened._rebuilding.wait(30)
+        assert (opened.index.kind, answers(opened)) == ("ivf", truth)
+    # Killed before the lists were learnt, the next process learns them.
+    for store in ("store", "killed", "killed"):
+        with Collection.open(tmp_path / store) as again:
+            assert again._rebuilding.wait(30)
+            assert (again.index.kind, answers(again)) == ("ivf", truth)
 
 
 def test_no_byte_of_a_manifest_changes_what_is_loaded(collection: Collection, items: list[Item]) -> None:
