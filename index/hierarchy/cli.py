@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from index.cli import FOLDER, collection_option, image_root_option, json_option
-from index.hierarchy.opened import catalogue_of, described, find_node, hierarchy_folder, item_ids, spoken, tree_of
+from index.hierarchy.opened import (
+    catalogue_of,
+    cells,
+    described,
+    find_node,
+    hierarchy_folder,
+    item_ids,
+    spoken,
+    tree_of,
+)
 from index.hierarchy.questions_cli import ancestors, common_ancestor, zoom
 from index.hierarchy.shape import MAX_CHILDREN, MIN_SIZE
 from index.terminal import plain_errors
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
     from index.hierarchy.identity import Predecessor
     from index.hierarchy.tree import Hierarchy
 
+SAID = 5  # names that are listed
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
 
 
@@ -96,6 +106,10 @@ def build(
             tree.fit = fit(tree, *held_out) if held_out else fit(tree)
         tree.save(folder)
         kept = len(set(tree.ids) & set(previous.ids)) if previous else 0
+        gone = set(previous.ids) - set(tree.ids) if previous else set()
+        if lost := sorted(tree.names[id_] for id_ in gone & tree.names.keys()):
+            names = ", ".join(repr(name) for name in lost[:SAID]) + (" ..." if len(lost) > SAID else "")
+            click.echo(f"{len(lost)} names have no node any more that holds mostly the same photos: {names}", err=True)
     answer = {
         "collection": name,
         "items": len(tree),
@@ -110,7 +124,9 @@ def build(
         return
     before = f", {kept} known from before" if previous else ""
     click.echo(f"{len(tree)} photos -> {len(tree.ids)} nodes on {int(tree.depths.max()) + 1} levels{before} ({folder})")
-    if tree.fit:
+    if len(tree.ids) == 1:
+        click.echo("no branches: too few photos, or too much alike, for two groups of --min-size")
+    elif tree.fit:
         found = tree.fit.node_threshold
         click.echo(
             f"fitted on {tree.fit.fitted_on}: a path goes on while its probability is >= {found.theta:.2f}; then "
@@ -122,14 +138,23 @@ def _validation(embeddings: Path, catalogue: "Catalogue") -> "tuple[npt.NDArray[
     import numpy as np
 
     from index.embeddings import read_manifest, read_parts
-    from index.errors import ModelMismatchError
 
     manifest = read_manifest(embeddings)
     if manifest.model_hash != catalogue.model_hash:
-        raise ModelMismatchError(str(catalogue.path.parent), expected=catalogue.model_hash, found=manifest.model_hash)
+        raise click.ClickException(
+            f"{embeddings} holds points of model {manifest.model_hash}, the collection those of model "
+            f"{catalogue.model_hash}: run 'lhier embed' on the validation photos with that one's checkpoint"
+        )
+    known = {point.tobytes() for point in catalogue.changes().space}
     items = [item for part in read_parts(embeddings, manifest) for item in part]
-    if not items:
-        raise click.ClickException(f"{embeddings} holds no photos to fit to")
+    # A photo that is its own nearest neighbour would be answered rightly whatever the tree.
+    others = [item for item in items if item.space.tobytes() not in known]
+    if not others:
+        beside = " beside those of the collection itself" if items else ""
+        raise click.ClickException(f"{embeddings} holds no photos to fit to{beside}")
+    if len(others) < len(items):
+        click.echo(f"{len(items) - len(others)} validation photos are left out: the collection has them", err=True)
+    items = others
     return np.stack([item.space for item in items]).astype(np.float32), [item.labels for item in items]
 
 
@@ -182,7 +207,8 @@ def _fit_summary(found: "Fit | None") -> dict[str, Any] | None:
 def show(store: Path, node: str | None, depth: int, name: str, as_json: bool) -> None:
     """The tree of a collection of STORE, or what lies below NODE (an id, or a name that was given).
 
-    Of each node: what most of its photos are called (or one of them), how many there are, its radius, its id.
+    Of each node: what most of its photos are called (or one of them), how many there are, its radius, its id; (+3)
+    where 3 branches below it are not shown.
 
     \b
     lhier hierarchy show store
@@ -195,11 +221,14 @@ def show(store: Path, node: str | None, depth: int, name: str, as_json: bool) ->
             click.echo(json.dumps(_nested(tree, top, catalogue, depth)))
             return
         lines = list(_drawn(tree, top, catalogue, depth))
-        width = min(max(len(text) for text, _ in lines), 64)
+        width = min(max(cells(text) for text, _ in lines), 64)
         for text, index in lines:
-            cut = text if len(text) <= width else text[: width - 1] + "…"
+            cut = text
+            while cells(cut) > width:
+                cut = cut.removesuffix("…")[:-1] + "…"
+            cut += " " * (width - cells(cut))
             size = f"{tree.sizes[index]:,}"
-            click.echo(f"{cut:<{width}}  {size:>9} photos  radius {tree.radii[index]:5.2f}  {tree.ids[index]}")
+            click.echo(f"{cut}  {size:>9} photos  radius {tree.radii[index]:5.2f}  {tree.ids[index]}")
 
 
 def _nested(tree: "Hierarchy", node: int, catalogue: "Catalogue", depth: int) -> dict[str, Any]:

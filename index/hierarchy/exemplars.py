@@ -31,6 +31,9 @@ def exemplars(space: npt.NDArray[np.float32], positions: Int64, c: float) -> Int
     means = between.mean(axis=1)
     by_mean = np.argsort(means, kind="stable")
     central = by_mean[: max(min(len(sample), COUNT), -(-len(sample) // 2))]
+    # Distances of equal points are not quite 0, which counts where there are no others.
+    central = central[np.sort(np.unique(points[central], axis=0, return_index=True)[1])]
+    np.fill_diagonal(between, 0.0)
     nearest = between[central[0], central].copy()
     chosen = [0]
     least = SAME * float(between[np.ix_(central, central)].max())

@@ -4,12 +4,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import combining, east_asian_width
 
 import click
 
 if TYPE_CHECKING:
     from index.catalogue import Catalogue
     from index.hierarchy.tree import Hierarchy
+
+SHORTEST_ID = 4  # characters of an id that may stand for it
+NEARLY_ALL = 0.95  # share of a node's photos that a label must have to be said without "mostly"
+MUCH = 0.2  # share of photos that came or went, from which on a tree should be built anew
 
 
 def hierarchy_folder(store: Path, name: str) -> Path:
@@ -51,11 +56,19 @@ def tree_of(store: Path, name: str) -> "Iterator[tuple[Hierarchy, Catalogue]]":
             at = "" if name == "default" else f" --collection {name}"
             state = "has no tree since it was built anew" if (folder / FORMER).is_dir() else "has no tree yet"
             raise click.ClickException(f"collection {name!r} {state}: run 'lhier hierarchy build {store}{at}'")
-        yield Hierarchy.load(folder, catalogue), catalogue
+        tree = Hierarchy.load(folder, catalogue)
+        if tree.changed > MUCH * len(tree):
+            click.echo(
+                f"{tree.changed:,} photos came or went since the tree was built, {len(tree):,} are there now: "
+                f"'lhier hierarchy build' makes it anew",
+                err=True,
+            )
+        yield tree, catalogue
 
 
 def find_node(tree: "Hierarchy", wanted: str) -> int:
-    """The number of the node with that id, or with that name if only one has it; ``ClickException`` otherwise."""
+    """The number of the node with that id, or with that name, or whose id begins so, if only one does;
+    ``ClickException`` otherwise."""
     if wanted in tree.ids:
         return tree.index_of(wanted)
     named = [node for node, id_ in enumerate(tree.ids) if tree.names.get(id_) == wanted]
@@ -64,7 +77,22 @@ def find_node(tree: "Hierarchy", wanted: str) -> int:
     if named:
         ids = ", ".join(tree.ids[node] for node in named)
         raise click.ClickException(f"{len(named)} nodes are called {wanted!r}: give one's id ({ids})")
+    begun = [node for node, id_ in enumerate(tree.ids) if len(wanted) >= SHORTEST_ID and id_.startswith(wanted)]
+    if len(begun) == 1:
+        return begun[0]
+    if begun:
+        raise click.ClickException(f"{len(begun)} ids of nodes begin with {wanted!r}: give more of it")
     raise click.ClickException(f"no node has the id or the name {wanted!r}: 'lhier hierarchy show' lists them")
+
+
+def printable(text: str) -> str:
+    """Text of a folder or file on one line, without what would move a terminal's cursor."""
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in " ".join(text.split()))
+
+
+def cells(text: str) -> int:
+    """How many columns of a terminal a text takes: two for an East Asian wide letter, none for a combining mark."""
+    return sum(0 if combining(letter) else 1 + (east_asian_width(letter) in "WF") for letter in text)
 
 
 def item_ids(catalogue: "Catalogue", rows: list[int]) -> list[str]:
@@ -74,24 +102,27 @@ def item_ids(catalogue: "Catalogue", rows: list[int]) -> list[str]:
 
 def spoken(tree: "Hierarchy", node: int, catalogue: "Catalogue") -> str:
     """What a person is told a node is: its name, else most items' label, else a photo that it looks like."""
-    from index.hierarchy.selection import node_name
+    from index.hierarchy.selection import label_share, majority_label
 
+    if (given := tree.names.get(tree.ids[node])) is not None:
+        return given
     if node == 0:
-        return tree.names.get(tree.ids[0], "everything")
-    if text := node_name(tree, node):
-        return text
-    return f"like {item_ids(catalogue, list(tree.exemplars(node)[:1]))[0]}"
+        return "everything"
+    if label := majority_label(tree, node):
+        return ("" if label_share(tree, node, label) >= NEARLY_ALL else "mostly ") + printable(label[-1])
+    return f"like {printable(item_ids(catalogue, list(tree.exemplars(node)[:1]))[0])}"
 
 
 def described(tree: "Hierarchy", node: int, catalogue: "Catalogue") -> dict[str, Any]:
     """A node for JSON."""
-    from index.hierarchy.selection import majority_label
+    from index.hierarchy.selection import label_share, majority_label
 
-    view = tree.at(node)
+    view, label = tree.at(node), majority_label(tree, node)
     return {
         "id": view.id,
         "name": view.name,
-        "label": list(majority_label(tree, node)),
+        "label": list(label),
+        "label_share": label_share(tree, node, label),
         "depth": view.depth,
         "size": view.size,
         "radius": view.radius,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from index.cli import FILE, FOLDER, collection_option, json_option
-from index.hierarchy.opened import described, item_ids, spoken, tree_of
+from index.hierarchy.opened import described, item_ids, printable, spoken, tree_of
 from index.terminal import plain_errors
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from index.catalogue import Catalogue
-    from index.hierarchy.answers import LabelStep, Step
+    from index.hierarchy.answers import Answers, LabelStep, Step
     from index.hierarchy.tree import Hierarchy
 
 checkpoint_option = click.option(
@@ -43,11 +43,9 @@ def ancestors(
     lhier hierarchy ancestors store photo.jpg
     lhier hierarchy ancestors store --item shelf/12.jpg --json
     """
-    from index.hierarchy.answers import Answers
-
     with plain_errors(ValueError), tree_of(store, name) as (tree, catalogue):
         (point,) = _points(catalogue, _one(image, item), checkpoint)
-        path = Answers(tree).path(point)
+        path = _answers(tree).path(point)
         if as_json:
             answer = {
                 "nodes": [_step(tree, catalogue, step) for step in path.nodes],
@@ -87,10 +85,8 @@ def common_ancestor(store: Path, items: tuple[str, ...], checkpoint: Path | None
     lhier hierarchy common-ancestor store shelf/12.jpg shelf/40.jpg
     lhier hierarchy common-ancestor store a.jpg b.jpg c.jpg --json
     """
-    from index.hierarchy.answers import Answers
-
     with plain_errors(ValueError), tree_of(store, name) as (tree, catalogue):
-        found = Answers(tree).common_ancestor(_points(catalogue, items, checkpoint))
+        found = _answers(tree).common_ancestor(_points(catalogue, items, checkpoint))
         node = found.node
         if as_json:
             answer = {
@@ -135,11 +131,9 @@ def zoom(
     lhier hierarchy zoom store photo.jpg --levels 2
     lhier hierarchy zoom store --item shelf/12.jpg --levels -1
     """
-    from index.hierarchy.answers import Answers
-
     with plain_errors(ValueError), tree_of(store, name) as (tree, catalogue):
         (point,) = _points(catalogue, _one(image, item), checkpoint)
-        found = Answers(tree).zoom(point, levels, limit)
+        found = _answers(tree).zoom(point, levels, limit)
         ids = item_ids(catalogue, [neighbour.row for neighbour in found.items])
         if as_json:
             answer = {
@@ -158,6 +152,17 @@ def zoom(
         if found.branches:
             click.echo("its branches:")
             _tell_steps(tree, catalogue, found.branches)
+
+
+def _answers(tree: "Hierarchy") -> "Answers":
+    from index.hierarchy.answers import Answers
+
+    if tree.fit is None:
+        raise click.ClickException(
+            "the tree was built over fewer than 2 photos, too few to fit answers to: add photos, then run "
+            "'lhier hierarchy build'"
+        )
+    return Answers(tree)
 
 
 def _one(image: Path | None, item: str | None) -> list[Path | str]:
@@ -204,7 +209,7 @@ def _embedded(catalogue: "Catalogue", files: Sequence[Path], checkpoint: Path | 
         raise click.ClickException(f"{error}; where it moved, give --checkpoint") from error
     if embedder.model_hash != catalogue.model_hash:
         where = str(catalogue.path.parent)
-        raise ModelMismatchError(where, expected=catalogue.model_hash, found=embedder.model_hash)
+        raise ModelMismatchError(where, expected=embedder.model_hash, found=catalogue.model_hash)
     return embedder.embed(images)
 
 
@@ -227,5 +232,5 @@ def _tell_steps(tree: "Hierarchy", catalogue: "Catalogue", steps: "Sequence[Step
 def _tell_labels(steps: "Sequence[LabelStep]", *, unsure: bool) -> None:
     """Labels, the most specific first; with `unsure` that one in doubt."""
     if steps:
-        parts = [f"{step.label[-1]} {step.probability:.2f}" for step in steps[::-1]]
+        parts = [f"{printable(step.label[-1])} {step.probability:.2f}" for step in steps[::-1]]
         click.echo("label path: " + " > ".join(parts) + (" (the last is unsure)" if unsure else ""))

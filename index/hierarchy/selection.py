@@ -130,6 +130,11 @@ def majority_label(hierarchy: "Hierarchy", index: int) -> tuple[str, ...]:
     return found if index == 0 or found != _common_prefix(hierarchy, len(found)) else ()
 
 
+def label_share(hierarchy: "Hierarchy", index: int, label: tuple[str, ...]) -> float:
+    """Share of a node's items that have its majority label; 0 for ()."""
+    return hierarchy.labels(index)[len(label) - 1][label] / int(hierarchy.sizes[index]) if label else 0.0
+
+
 def _common_prefix(hierarchy: "Hierarchy", level: int) -> tuple[str, ...] | None:
     levels = hierarchy.labels(0)
     if not 0 < level <= len(levels):

@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import networkx
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from index.cli import embed, index
 from index.collection import Collection
 from index.hierarchy import Hierarchy
 from index.hierarchy.cli import hierarchy
+from index.hierarchy.opened import find_node, tree_of
 from lhier.cli import main
 
 # Two families of three kinds each, in far corners of the colour cube.
@@ -173,8 +176,92 @@ def test_damaged_names_stop_a_rebuild_before_their_ids_are_gone(
     stopped = run("build", built)
     assert stopped.exit_code == 1
     assert "restore it from a backup" in stopped.stderr
+    assert "of no use" not in stopped.stderr
     names.write_bytes(whole)
     assert answer_of("show", built, "Colours", "--json")["size"] == 72
+
+
+def test_an_id_may_be_shortened_and_a_name_comes_first(built: Path) -> None:
+    tree = answer_of("show", built, "--depth", 9, "--json")
+    warm, cold = named(tree, ["warm"])["id"], named(tree, ["cold"])["id"]
+    assert answer_of("show", built, warm[:6], "--json")["id"] == warm
+    assert run("show", built, warm[:3]).exit_code == 1
+    assert run("rename", built, cold, warm[:6]).exit_code == 0
+    assert answer_of("show", built, warm[:6], "--json")["id"] == cold
+
+
+def test_ids_that_begin_alike_are_not_guessed(built: Path) -> None:
+    with tree_of(built, "default") as (tree, _):
+        tree.ids[1], tree.ids[2] = "abcd00000000", "abcd11111111"
+        with pytest.raises(click.ClickException, match="2 ids of nodes begin with 'abcd': give more of it"):
+            find_node(tree, "abcd")
+        assert find_node(tree, "abcd1") == 2
+
+
+def test_names_that_lose_their_node_are_told(built: Path) -> None:
+    """The named blue photos go but one."""
+    node = named(answer_of("show", built, "--depth", 9, "--json"), ["cold", "blue"])["id"]
+    assert run("rename", built, node, "Deep sea").exit_code == 0
+    with Collection.open(built) as collection:
+        collection.delete([f"cold/blue/{number:02d}.png" for number in range(11)])
+    told = run("build", built)
+    assert told.exit_code == 0
+    assert "1 names have no node any more that holds mostly the same photos: 'Deep sea'" in told.stderr
+    assert "Deep sea" not in run("build", built).stderr  # said once
+
+
+def test_a_tree_that_most_photos_came_after_says_so(built: Path) -> None:
+    with Collection.open(built) as collection:
+        items = collection.items()
+        collection.upsert([replace(item, id=f"new/{item.id}") for item in items[:14]])
+        assert run("show", built).stderr == ""
+        collection.upsert([replace(item, id=f"new/{item.id}") for item in items[14:20]])
+    assert "20 photos came or went since the tree was built, 92 are there now" in run("show", built).stderr
+
+
+def test_a_node_that_is_not_all_of_one_label_is_mostly_that(built: Path) -> None:
+    with Collection.open(built) as collection:
+        labels = ("warm", "red\n\x1b[2J赤")
+        items = [collection.item(f"warm/red/{number:02d}.png") for number in range(10)]
+        collection.upsert([replace(item, labels=labels) for item in items if item])
+    shown = run("show", built, "--depth", 9).stdout.splitlines()
+    (line,) = (line for line in shown if "mostly red" in line)
+    assert "mostly red �[2J赤  " in line
+    assert len({line.index(" photos ") + line.count("赤") for line in shown}) == 1  # which is two columns wide
+    node = answer_of("show", built, line.split()[-1], "--json")
+    assert (node["label"], node["label_share"]) == (list(labels), pytest.approx(1 - 2 / node["size"]))
+
+
+def test_two_photos_have_no_branches_and_one_no_answers(store: Path) -> None:
+    with Collection.open(store) as collection:
+        collection.delete([item.id for item in collection.items()][2:])
+        assert "no branches: too few photos" in run("build", store).stdout
+        (first, second) = (item.id for item in collection.items())
+        assert answer_of("common-ancestor", store, first, second, "--json")["probability"] == 1
+        assert answer_of("zoom", store, "--item", first, "--levels", -3, "--json")["node"]["depth"] == 0
+        collection.delete([second])
+    assert run("build", store).exit_code == 0
+    alone = run("ancestors", store, "--item", first)
+    assert alone.exit_code == 1
+    assert "built over fewer than 2 photos" in alone.stderr
+
+
+def test_an_encoder_of_another_model_is_refused(built: Path, fake_embedder: Any) -> None:
+    fake_embedder.model_hash = "fa4e00000002"
+    told = run("ancestors", built, built.parent / "other" / "warm" / "pink" / "02.png")
+    assert told.exit_code == 1
+    assert "holds points of model fa4e00000001, but model fa4e00000002 is loaded" in told.stderr
+
+
+def test_validation_photos_that_the_collection_has_are_left_out(store: Path) -> None:
+    own = run("build", store, "--validation", store.parent / "points")
+    assert own.exit_code == 1
+    assert "holds no photos to fit to beside those of the collection itself" in own.stderr
+    with Collection.open(store) as collection:
+        collection.delete([item.id for item in collection.items()][::2])
+    told = run("build", store, "--validation", store.parent / "points")
+    assert "36 validation photos are left out: the collection has them" in told.stderr
+    assert "fitted on validation: 36 photos" in told.stdout
 
 
 def test_rename_refuses(built: Path) -> None:

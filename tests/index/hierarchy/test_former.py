@@ -28,13 +28,16 @@ def points(grow_tree: Callable[..., np.ndarray]) -> np.ndarray:
 
 @pytest.fixture
 def embeddings(points: np.ndarray, tmp_path: Path) -> Place:
-    """Writes an embedding folder of some photos, in the order given, by model 1 or by another, with spaces to match."""
+    """Writes an embedding folder of some photos, in the order given, by model 1 or by another, with spaces to match.
+
+    Photo 500 is like photo 20.
+    """
 
     def write(photos: Iterable[int], model: int = 1) -> Path:
         numbers = list(photos)
         folder = tmp_path / f"points-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        space, c = points[numbers], 1.0
+        space, c = points[[20 if number == 500 else number for number in numbers]], 1.0
         if model > 1:  # more dimensions, another curvature, and photos that lie a little elsewhere
             rng = np.random.default_rng(model)
             turned = np.linalg.qr(rng.normal(size=(9, 9)))[0][:6]
@@ -114,7 +117,10 @@ def test_photos_that_went_and_came_do_not_count(store: Path, embeddings: Place) 
     """Three of the named eight go, and four clusters; the tree was behind its catalogue, too."""
     with Collection.open(store) as collection:
         collection.delete(["9.jpg"])
-    build_collection(embeddings(range(3, 128)), store, replace=True).close()
+    build_collection(embeddings([*range(10, 128), 500, *range(3, 10)]), store, replace=True).close()
+    with Catalogue.open(home(store).parent / "catalogue.sqlite") as catalogue:
+        known = [item.id for item in catalogue.get_rows(read_former(home(store), catalogue).rows) if item]
+    assert known == [f"{number}.jpg" for number in [*range(10, 128), *range(3, 9)]]
     after = grow(store, inherit=True)
     assert after.node(node_of(store, after, range(3, EACH))).name == "Boskoop"
     assert after.root.name == "Fruit"

@@ -138,6 +138,16 @@ def test_exemplars_begin_with_the_medoid_and_differ(forest, brute_force):
                 assert all(means[members.tolist().index(row)] <= np.median(means) + 1e-5 for row in shown)
 
 
+@pytest.mark.parametrize("radius", [0.9, 2.0, 6.0, 9.0])
+def test_equal_photos_have_one_exemplar(radius):
+    point = np.random.default_rng(0).normal(size=64)
+    space = np.repeat(point[None] / np.linalg.norm(point) * np.sinh(radius), 6, axis=0).astype(np.float32)
+    assert Hierarchy.build(space[:2], [3, 5], 1.0).exemplars(0) == (3,)
+    assert len(Hierarchy.build(space, np.arange(6), 1.0).exemplars(0)) == 1
+    turned = np.roll(space[:1], 1, axis=1)
+    assert sorted(Hierarchy.build(np.concatenate([space[:3], turned]), np.arange(4), 1.0).exemplars(0))[-1] == 3
+
+
 def test_exemplars_are_spread(hierarchy, forest, brute_force):
     """Of the root's 50 clusters five different ones are shown."""
     _, rows, labels = forest
