@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 HERE = Path(__file__).parent
-KILLS = 10
-SHARE = 0.03
+KILLS = 15
+SHARE = 0.06
 
 
 def report_of(script: str, *arguments: object, **environment: str) -> dict[str, Any]:

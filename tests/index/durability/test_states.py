@@ -28,7 +28,7 @@ from index.catalogue import Item
 from index.collection import Collection, Hit
 from index.plan import Plan, write_request
 
-RUNS = int(os.environ.get("LHIER_STATE_RUNS", "12"))
+RUNS = int(os.environ.get("LHIER_STATE_RUNS", "40"))
 STEPS = 25
 MEMORY = Path("/dev/shm")  # noqa: S108 - thousands of synced writes, and no power cut among what is tried
 DIM = 3
