@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import click
 
+from index.asked_photos import points_of
 from index.embed_cli import embed
 from index.terminal import plain_errors, progress_of
 
@@ -243,25 +244,10 @@ def search(
     lhier search store photo.jpg
     lhier search store photo.jpg --limit 3 --json
     """
-    from hyperbolic.checkpoint import CheckpointError
-    from hyperbolic.embedder import Embedder
-    from hyperbolic.images import ImageError, read_image
     from index.collection import Collection
 
-    try:
-        photo = read_image(image)
-    except ImageError as error:
-        raise click.ClickException(f"{image}: {error}") from error
     with plain_errors(), Collection.open(store, name, image_root=image_root) as collection:
-        folder = checkpoint or collection.checkpoint
-        if folder is None:
-            raise click.UsageError("the collection does not say which checkpoint made it: give --checkpoint")
-        try:
-            embedder = Embedder.load(folder)
-        except CheckpointError as error:
-            raise click.ClickException(f"{error}; where it moved, give --checkpoint") from error
-        collection.require_model(embedder.model_hash)
-        hits = collection.search(embedder.embed([photo])[0], limit)
+        hits = collection.search(points_of([image], collection.catalogue, checkpoint)[0], limit)
         files = [
             str(collection.image_path(hit.item)) if image_root and hit.item.image else hit.item.image for hit in hits
         ]

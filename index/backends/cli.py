@@ -5,10 +5,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from index.asked_photos import points_of
 from index.cli import FOLDER, collection_option, json_option
 from index.terminal import plain_errors, progress_of
 
@@ -202,20 +203,5 @@ def _point(collection: "Collection", item: str, checkpoint: Path | None) -> "npt
         raise click.ClickException(
             f"{item!r} is no item of collection {collection.name!r}, nor a file: 'lhier search STORE PHOTO' shows items"
         )
-    from hyperbolic.checkpoint import CheckpointError
-    from hyperbolic.embedder import Embedder
-    from hyperbolic.images import ImageError, read_image
-
-    folder = checkpoint or collection.checkpoint
-    if folder is None:
-        raise click.UsageError("the collection does not say which checkpoint made it: give --checkpoint")
-    try:
-        photo = read_image(Path(item))
-        embedder = Embedder.load(folder)
-    except ImageError as error:
-        raise click.ClickException(f"{item}: {error}") from error
-    except CheckpointError as error:
-        raise click.ClickException(f"{error}; where it moved, give --checkpoint") from error
-    collection.require_model(embedder.model_hash)
-    point: npt.NDArray[Any] = embedder.embed([photo])[0]
+    point: npt.NDArray[np.float32] = points_of([Path(item)], collection.catalogue, checkpoint)[0]
     return point

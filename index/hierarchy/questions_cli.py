@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from index.asked_photos import points_of
 from index.cli import FILE, FOLDER, collection_option, json_option
 from index.hierarchy.opened import described, item_ids, printable, spoken, tree_of
 from index.terminal import plain_errors
@@ -184,33 +185,8 @@ def _points(catalogue: "Catalogue", wanted: Sequence[Path | str], checkpoint: Pa
             if not Path(one).is_file():
                 raise click.ClickException(f"{str(one)!r} is neither the id of an item nor an image file")
             files.append(Path(one))
-    embedded = iter(_embedded(catalogue, files, checkpoint) if files else ())
+    embedded = iter(points_of(files, catalogue, checkpoint) if files else ())
     return np.stack([next(embedded) if point is None else point for point in points])
-
-
-def _embedded(catalogue: "Catalogue", files: Sequence[Path], checkpoint: Path | None) -> "npt.NDArray[np.float32]":
-    from hyperbolic.checkpoint import CheckpointError
-    from hyperbolic.embedder import Embedder
-    from hyperbolic.images import ImageError, read_image
-    from index.errors import ModelMismatchError
-
-    images = []
-    for file in files:
-        try:
-            images.append(read_image(file))
-        except ImageError as error:
-            raise click.ClickException(f"{file}: {error}") from error
-    folder = checkpoint or catalogue.checkpoint
-    if folder is None:
-        raise click.UsageError("the collection does not say which checkpoint made it: give --checkpoint")
-    try:
-        embedder = Embedder.load(folder)
-    except CheckpointError as error:
-        raise click.ClickException(f"{error}; where it moved, give --checkpoint") from error
-    if embedder.model_hash != catalogue.model_hash:
-        where = str(catalogue.path.parent)
-        raise ModelMismatchError(where, expected=embedder.model_hash, found=catalogue.model_hash)
-    return embedder.embed(images)
 
 
 def _step(tree: "Hierarchy", catalogue: "Catalogue", step: "Step") -> dict[str, Any]:
