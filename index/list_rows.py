@@ -33,6 +33,7 @@ from index.kmeans import FLOAT32_RADIUS
 
 LISTS_FILE = "lists.npz"
 BLOCK = 1 << 22  # numbers of a block of frames
+LARGEST_SPAN = 80.0  # radius of a query, a centroid and its reach together: float32 ends at exp(88.7)
 SPARE = {"ivf": 8, "ivf_sq8": 50}  # proposals beyond k
 
 
@@ -75,6 +76,7 @@ class ListRows:
         self._bounds = np.stack([np.ones(len(centroids)), np.zeros(len(centroids))]) if bounds is None else bounds
         self._factor = inner_product_factor(centroids.shape[1])
         self._farthest_centroid = float(self.frames.times.max())
+        self._span = self._largest_span()
 
     @classmethod
     def create(cls, kind: Literal["ivf", "ivf_sq8"], centroids: Float64, c: float, space: Float32) -> "ListRows":
@@ -159,9 +161,9 @@ class ListRows:
         return self.points.gather(positions)
 
     def serves(self, queries: Float64) -> Bool:
-        """Queries whose products with any centroid stay far from float32's largest number."""
+        """Queries whose products with centroids, and with rows in their frames, stay far from float32's largest."""
         radius = np.arcsinh(math.sqrt(self.c) * norms(queries))
-        return np.asarray(radius <= LARGEST_INNER_PRODUCT_RADIUS, dtype=np.bool_)
+        return np.asarray(radius <= min(LARGEST_INNER_PRODUCT_RADIUS, LARGEST_SPAN - self._span), dtype=np.bool_)
 
     def candidates(self, queries: Float64, count: int, allowed: Bool | None, nprobe: int | None = None) -> Candidates:
         """The `count` largest s among the rows of the `nprobe` nearest lists."""
@@ -252,6 +254,11 @@ class ListRows:
             rounding = self.frames.rounding(part[1], lists)
             np.maximum.at(self._bounds[0], lists, cosh[:, 0] + rounding)
             np.maximum.at(self._bounds[1], lists, self._row_errors(rows) + 2 * rounding)
+        self._span = self._largest_span()
+
+    def _largest_span(self) -> float:
+        """The largest radius of a centroid and reach of its list together: products with rows grow by exp of it."""
+        return float((np.arccosh(self.frames.times) + np.arccosh(self._bounds[0])).max())
 
     def _train_eight_bits(self, space: Float32) -> None:
         """The range of each coordinate, over all frames."""

@@ -289,3 +289,21 @@ def test_eight_bits_re_rank_as_many_as_the_recall_needs(brute_force: Callable) -
     index._plan = replace(index.plan, spare=0)
     _, fewer, _ = index.search(queries, K)
     assert near(fewer, brute_force(queries, points, 1.0)).mean() < 0.985
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_whose_products_float32_cannot_hold_are_found(kind: str) -> None:
+    # Radius 89 and, in the other direction, 81: to a query at radius 5.3 the first is nearer, 83 against 86.7.
+    far = np.array([[3e38, 0, 0, 0], [-1e35, 0, 0, 0]], dtype=np.float32)
+    near_points = np.random.default_rng(0).normal(size=(400, 4)).astype(np.float32)
+    query = np.array([[100.0, 0, 0, 0]])
+    built = LorentzIndex.build(np.concatenate([near_points, far]), np.arange(402), 1.0, kind, nlist=8)
+    grown = LorentzIndex.build(near_points, np.arange(400), 1.0, kind, nlist=8)
+    with np.errstate(over="ignore"):  # the rows themselves do not fit into float32 in every frame
+        grown.add(far, [400, 401])
+    for index in (built, grown):
+        distances, found, proven = index.search(query, 402, exact=True)
+        assert proven
+        assert found[0, -2:].tolist() == [400, 401]
+        np.testing.assert_allclose(distances[0, -2:], np.arcsinh([3e38, 1e35]) + np.arcsinh([-100, 100]), rtol=1e-6)
+        assert np.array_equal(index.range_search(query, 100.0)[2], found[0])
