@@ -167,16 +167,12 @@ def _from_job(out: Path, identity: Identity) -> list[Entry]:
             raise EmbeddingsError(f"{out} holds parts of an unknown job: choose another --out, or empty it")
         return []
     # The interruption may have come in the middle of a letter.
-    lines = job.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    lines = _lines(job.read_text(encoding="utf-8", errors="replace"))
     try:
         _refuse_another(out, identity, json.loads(lines[0]))
-        # A line without an end was cut by the interruption; of two lines for a part, the later one holds.
-        return list(
-            {
-                entry.number: entry
-                for entry in (Entry.model_validate_json(line) for line in lines[1:] if line.endswith("\n"))
-            }.values()
-        )
+        # What stands behind the last line's end was cut by the interruption; of two lines for a part, the later holds.
+        entries = (Entry.model_validate_json(line) for line in lines[1:-1])
+        return list({entry.number: entry for entry in entries}.values())
     except (IndexError, AttributeError, json.JSONDecodeError, ValidationError) as error:
         raise EmbeddingsError(f"{job} is damaged ({error}): empty {out} and start again") from error
 
@@ -213,10 +209,15 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _read_failures(out: Path) -> list[Failure]:
     try:
-        lines = (out / FAILURES).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in _lines((out / FAILURES).read_text(encoding="utf-8")) if line]
     except (OSError, ValueError) as error:
         raise EmbeddingsError(f"{out / FAILURES} cannot be read: {error}") from error
+
+
+def _lines(text: str) -> list[str]:
+    """What stands before, between and after line ends. Only those: U+0085 and U+2028, at which str.splitlines would
+    cut as well, may be in a photo's name."""
+    return text.split("\n")
 
 
 def _append(path: Path, values: Iterable[dict[str, Any]]) -> None:

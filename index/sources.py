@@ -206,7 +206,7 @@ def read_list(path: Path, root: str) -> list[str]:
     name.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would cut at U+2028 in a name, too
     except (OSError, UnicodeDecodeError) as error:
         raise EmbeddingsError(f"{path} cannot be read as a list of photos: {error}") from error
     photos: dict[str, None] = {}

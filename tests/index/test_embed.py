@@ -159,6 +159,28 @@ def test_a_file_name_that_is_no_unicode_is_reported(photos: Path, tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("name", ["two\u2028lines.jpg", "dots\x85.jpg"])
+def test_a_name_with_a_line_separator_does_not_damage_the_job(
+    name: str, photos: Path, tmp_path: Path, fake_embedder: Any
+) -> None:
+    (photos / name).write_bytes(b"no photo")
+    out = tmp_path / "points"
+
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise Stop
+
+    with pytest.raises(Stop):
+        embed_photos(fake_embedder, photos, out, checkpoint=tmp_path, part_size=5, progress=stop)
+    for _ in range(2):  # from the job, then from the manifest
+        report = embed_photos(fake_embedder, photos, out, checkpoint=tmp_path, part_size=5)
+        assert name in [failure["path"] for failure in report.failures]
+    assert report.reused == report.count == 12
+    chosen = tmp_path / "chosen.txt"
+    chosen.write_text(f"{name}\n", encoding="utf-8")
+    assert read_list(chosen, str(photos)) == [name]
+
+
 def test_points_that_are_not_finite_stop_the_job(photos: Path, tmp_path: Path, fake_embedder: Any) -> None:
     fake_embedder.embed_tensors = lambda images: np.full((len(images), 3), np.nan, np.float32)
     with pytest.raises(PointError, match="finite"):
