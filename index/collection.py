@@ -174,7 +174,10 @@ class Collection:
             replayed = 0
             if found:
                 replayed = collection._replay()
-                if len(index) != catalogue.count():
+                # Unless another process writes meanwhile, which the next replay tells.
+                while (differs := len(index) != catalogue.count()) and catalogue.sequence != collection._sequence:
+                    replayed += collection._replay()
+                if differs:
                     logger.warning(
                         "event=index_rebuilt collection=%s reason=count index=%d catalogue=%d",
                         folder.name, len(index), catalogue.count(),
@@ -396,9 +399,9 @@ class Collection:
 
     def _rebuild_aside(self) -> str:
         """A new index, built and saved while this one is searched and written to, then put in its place."""
-        self.catalogue.require_current()
         # A connection of its own, so that reading every point keeps nobody waiting.
         with Catalogue.open(self.catalogue.path) as catalogue:
+            self.catalogue.require_current()  # else the one just opened is another collection's
             changes = catalogue.changes()
             index = LorentzIndex.build(changes.space, changes.rows, self.c, **read_request(self.folder))
             generations = self.folder / "generations"

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from index.catalogue import Item
+from index.catalogue import Catalogue, Item
 from index.collection import Collection, list_collections
 from index.errors import (
     CatalogueError,
@@ -102,6 +102,25 @@ def test_writes_of_another_process_are_seen_by_the_next_search(
         assert ids(collection, np.full(4, 9), 1) == ["elsewhere"]
         collection.delete(["elsewhere"])
         assert "elsewhere" not in ids(other, np.full(4, 9))
+
+
+def test_a_write_while_it_is_opened_does_not_have_the_index_built_anew(
+    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collection.snapshot()
+    count = Catalogue.count
+    written = []
+
+    def write_and_count(catalogue: Catalogue) -> int:
+        if catalogue is not collection.catalogue and not written:
+            written.append("between")
+            collection.upsert([Item("between", np.full(4, 9, np.float32))])
+        return count(catalogue)
+
+    monkeypatch.setattr(Catalogue, "count", write_and_count)
+    with Collection.open(tmp_path / "store") as other:
+        assert (written, len(other.index), other.sequence) == (["between"], 21, collection.sequence)
+    assert "event=index_rebuilt" not in caplog.text
 
 
 @pytest.mark.parametrize("how", ["flipped", "truncated", "emptied", "removed"])
@@ -220,7 +239,7 @@ WRITER = """
 import sys
 import numpy as np
 from pathlib import Path
-from index.catalogue import Item
+from index.catalogue import Catalogue, Item
 from index.collection import Collection
 
 collection = Collection.open(Path(sys.argv[1]))
