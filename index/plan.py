@@ -72,6 +72,9 @@ def read_request(folder: Path) -> dict[str, Any]:
         kept = json.loads((folder / REQUEST_FILE).read_text(encoding="utf-8"))
         if kept.keys() != request.keys() or kept["kind"] not in REQUESTS:
             raise ValueError(f"expected {sorted(request)}, got {kept!r:.200}")
+        numbers = [kept[name] for name in ("memory", "nlist", "nprobe")]
+        if any(number is not None and not (isinstance(number, int) and number >= 1) for number in numbers):
+            raise ValueError(f"expected whole numbers >= 1 or null, got {kept!r:.200}")
     except FileNotFoundError:
         return request
     except (OSError, ValueError, AttributeError, TypeError) as error:

@@ -66,7 +66,8 @@ def write_generation(folder: Path, index: LorentzIndex, catalogue: Catalogue, se
     logger.info("event=generation_written name=%s count=%d sequence=%d", name, len(index), sequence)
     aside = sorted(folder.glob("bad-*"), key=lambda path: path.name, reverse=True)
     for old in [*list_generations(folder)[KEEP:], *aside[KEEP:]]:
-        shutil.rmtree(old, ignore_errors=True)
+        if old.name != name:  # of an older write than others saved while it was built: whoever built it wants it
+            shutil.rmtree(old, ignore_errors=True)
     return name
 
 

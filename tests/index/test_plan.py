@@ -111,7 +111,9 @@ def test_requests_are_kept(tmp_path: Path) -> None:
     assert read_request(tmp_path)["kind"] == "auto"
     write_request(tmp_path, {"kind": "ivf", "memory": 10, "nlist": None, "nprobe": 3})
     assert read_request(tmp_path) == {"kind": "ivf", "memory": 10, "nlist": None, "nprobe": 3}
-    for broken in ("{", "[]", '{"kind": "ivf"}', '{"kind": "x", "memory": 1, "nlist": 1, "nprobe": 1}'):
+    sound = '{"kind": "ivf", "memory": 1, "nlist": 1, "nprobe": 1}'
+    broken_numbers = [sound.replace('"nlist": 1', f'"nlist": {value}') for value in ("0", "-1", "1.5", '"1"', "[]")]
+    for broken in ("{", "[]", '{"kind": "ivf"}', sound.replace("ivf", "x"), *broken_numbers):
         (tmp_path / "index_request.json").write_text(broken)
         assert read_request(tmp_path)["kind"] == "auto"
 
@@ -155,6 +157,26 @@ def test_a_collection_that_grows_gets_lists_while_it_is_searched(
     with Collection.open(tmp_path / "store") as again:
         assert (again.index.kind, len(again.index)) == ("ivf", 999)
         assert again.search(space[999], 1)[0].item.id == "i999"
+
+
+def test_generations_saved_during_a_rebuild_do_not_cost_it_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = LorentzIndex.build
+    space = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    with Collection.create(tmp_path / "store", **MODEL) as collection:
+        collection.upsert([Item(f"i{n}", point) for n, point in enumerate(space)])
+
+        def build_slowly(*arguments: object, **options: object) -> LorentzIndex:
+            for n in range(2):
+                collection.upsert([Item(f"later{n}", space[n] * 2)])
+                collection.snapshot()
+            return build(*arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(LorentzIndex, "build", build_slowly)
+        name = collection.rebuild()
+        assert collection.generation == name
+        assert len(collection.index) == collection.count == 32
 
 
 def test_a_rebuild_that_fails_leaves_the_old_index(
