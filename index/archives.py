@@ -11,6 +11,7 @@ from index.places import Place
 from index.sources import Photo, label_path, plain_path
 
 LARGEST_SIDECAR = 1 << 20  # bytes
+LARGEST_PHOTO = 1 << 30  # bytes; a sparse member may announce any number
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,11 @@ class ArchiveSource:
         return list(found.values())
 
     def read(self, photo: Photo) -> bytes:
-        """The photo's bytes, straight from its place in the archive."""
+        """The photo's bytes, straight from its place in the archive. Raises ``OSError`` where there are too many."""
         assert photo.place is not None  # noqa: S101  # it is one of photos()
         number, offset, size = photo.place
+        if size > LARGEST_PHOTO:
+            raise OSError(f"expected a photo of up to {LARGEST_PHOTO} bytes, the archive announces {size}")
         return self.archives[number].bytes(offset, offset + size)
 
 
@@ -78,6 +81,8 @@ def _members(archive: Place) -> list[tuple[tarfile.TarInfo, tuple[str, ...]]]:
     try:
         with _opened(archive) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             for member in tar:
+                if member.size < 0:  # Python would read the same header for ever
+                    raise tarfile.ReadError(f"{member.name!r:.120} has a size of {member.size}")
                 name = PurePosixPath(member.name)
                 if not member.isfile() or name.name.startswith("."):
                     continue
@@ -90,8 +95,8 @@ def _members(archive: Place) -> list[tuple[tarfile.TarInfo, tuple[str, ...]]]:
                     if told is not None and (name.suffix == ".json" or _key(member.name) not in labels):
                         labels[_key(member.name)] = told
                 tar.members = []  # type: ignore[attr-defined]  # or every header is kept twice
-    except (OSError, tarfile.TarError) as error:
-        raise EmbeddingsError(f"{archive.name} cannot be read as a tar archive: {error}") from error
+    except (OSError, tarfile.TarError, MemoryError) as error:  # no memory for a header that announces too much
+        raise EmbeddingsError(f"{archive.name} cannot be read as a tar archive: {error!r:.200}") from error
     return [(photo, labels.get(_key(photo.name), label_path(photo.name))) for photo in photos]
 
 

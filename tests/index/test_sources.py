@@ -179,6 +179,28 @@ def test_samples_of_webdataset_archives(photos: Path, tmp_path: Path, fake_embed
         open_source(str(tmp_path / "none-*.tar"))
 
 
+def test_an_archive_that_announces_more_than_it_has(photos: Path, tmp_path: Path, fake_embedder: Any) -> None:
+    picture = (photos / readable(photos)[0]).read_bytes()
+    huge, whole = tarfile.TarInfo("huge.png"), tarfile.TarInfo("whole.png")
+    huge.size = whole.size = len(picture)
+    huge.pax_headers = {"GNU.sparse.map": f"0,{len(picture)}", "GNU.sparse.size": str(1 << 60)}
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for member in (huge, whole):
+            tar.addfile(member, io.BytesIO(picture))
+    source = open_source(str(tmp_path / "sparse.tar"))
+    report = embed_photos(fake_embedder, source, tmp_path / "out", checkpoint=tmp_path)
+    assert [(failure["path"], failure["code"]) for failure in report.failures] == [("huge.png", "unreadable_file")]
+    assert report.count == 1
+    header, backwards = tarfile.TarInfo("header"), tarfile.TarInfo("backwards.png")
+    header.type, header.size, backwards.size = tarfile.XHDTYPE, 1 << 40, -512
+    start = tarfile.TarInfo("start.txt").tobuf()
+    for member in (header, backwards):
+        path = tmp_path / f"{member.name}.tar"
+        path.write_bytes(start + member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+        with pytest.raises(EmbeddingsError, match="cannot be read as a tar archive"):
+            open_source(str(path)).photos()
+
+
 def test_what_is_wrong_with_a_source_is_said(photos: Path, tmp_path: Path, memory: Any) -> None:
     first = readable(photos)[0]
 
