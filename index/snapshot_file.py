@@ -37,7 +37,8 @@ _MEMBER = re.compile(
 )
 # What tarfile and a manifest's reader raise over other bytes than expected. An OSError speaks for itself.
 _UNREADABLE = (
-    tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+    tarfile.TarError, EOFError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError,
+    MemoryError,  # for a header that announces too much
 )  # fmt: skip
 
 
@@ -86,6 +87,8 @@ class Manifest:
             raise SnapshotError(f"{path} names a file that no collection has: {bad[0]!r:.120}")
         if CATALOGUE not in content["files"]:
             raise SnapshotError(f"{path} holds no catalogue")
+        if not isinstance(content["collection"], str):
+            raise SnapshotError(f"{path} names its collection {content['collection']!r:.80}, expected a string")
         return cls(**content)
 
 

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,17 @@ def test_hostile_archives_are_refused(taken: Path, tmp_path: Path) -> None:
         restore_snapshot(repacked(taken, tmp_path / "bad.tar", lambda members: members.pop()), inside / "store")
     with pytest.raises(SnapshotError, match=r"begins with manifest\.json"):
         restore_snapshot(repacked(taken, tmp_path / "bad.tar", lambda members: members.pop(0)), inside / "store")
+    header = tarfile.TarInfo("header")
+    header.type, header.size = tarfile.XHDTYPE, 1 << 40
+    (tmp_path / "bad.tar").write_bytes(header.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(SnapshotError, match="MemoryError"):
+        restore_snapshot(tmp_path / "bad.tar", inside / "store")
+
+    def unnamed(members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+        members[0] = (members[0][0], replace(Manifest.from_json(members[0][1], taken), collection=5).to_json())
+
+    with pytest.raises(SnapshotError, match="expected a string"):
+        restore_snapshot(repacked(taken, tmp_path / "bad.tar", unnamed), inside / "store")
     assert not list(tmp_path.rglob("escaped"))
     assert not [path for path in inside.rglob("*") if path.is_file()]
 
