@@ -1,6 +1,7 @@
 """Lists: an inverted file over Lorentz k-means cells, each scanned in the frame of its own centroid."""
 
 import math
+from collections.abc import Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -77,6 +78,7 @@ class ListRows:
         self._factor = inner_product_factor(centroids.shape[1])
         self._farthest_centroid = float(self.frames.times.max())
         self._span = self._largest_span()
+        self._longest = self._length_of(range(len(centroids)))  # at least as long as any list
 
     @classmethod
     def create(cls, kind: Literal["ivf", "ivf_sq8"], centroids: Float64, c: float, space: Float32) -> "ListRows":
@@ -165,6 +167,10 @@ class ListRows:
         radius = np.arcsinh(math.sqrt(self.c) * norms(queries))
         return np.asarray(radius <= min(LARGEST_INNER_PRODUCT_RADIUS, LARGEST_SPAN - self._span), dtype=np.bool_)
 
+    def proposals(self, count: int, nprobe: int) -> int:
+        """How many rows a scan for `count` candidates holds for each query before it chooses."""
+        return min(nprobe, self.nlist) * min(count, self._longest)
+
     def candidates(self, queries: Float64, count: int, allowed: Bool | None, nprobe: int | None = None) -> Candidates:
         """The `count` largest s among the rows of the `nprobe` nearest lists."""
         scaled, times = self.frames.unit(queries)
@@ -172,15 +178,19 @@ class ListRows:
         number, probes = lists.shape
         inside, cosh = self.frames.enter(scaled, times, lists, flip_time=True)
         rows = inside.reshape(number * probes, -1)
-        if allowed is None and self.gpu and (found := self.gpu.search_lists(rows, lists.reshape(-1), count)):
+        each_list = max(1, min(count, self._longest))
+        if allowed is None and self.gpu and (found := self.gpu.search_lists(rows, lists.reshape(-1), each_list)):
             scores, positions = found
         else:
-            scores, positions = search_lists(self.inverted, rows, lists, count, allowed)
-        scores, positions = scores.reshape(number, probes, count), positions.reshape(number, probes, count)
-        # A list gave all it has where it gave fewer than were asked for.
-        unseen = np.where(positions[..., -1] >= 0, scores[..., -1], -np.inf).astype(np.float64)
+            scores, positions = search_lists(self.inverted, rows, lists, each_list, allowed)
+        scores, positions = scores.reshape(number, probes, each_list), positions.reshape(number, probes, each_list)
+        # A list gave all it has where it gave fewer than were asked for, or as many as the longest has.
+        more = (positions[..., -1] >= 0) & (each_list < self._longest)
+        unseen = np.where(more, scores[..., -1], -np.inf).astype(np.float64)
         scores, positions = scores.reshape(number, -1), positions.reshape(number, -1)
-        if probes > 1:
+        if positions.shape[1] < count:
+            positions = np.pad(positions, ((0, 0), (0, count - positions.shape[1])), constant_values=-1)
+        elif probes > 1:
             scores = np.where(positions >= 0, scores, -np.inf)
             best = np.argpartition(scores, -count, axis=1)[:, -count:]
             each = np.arange(number)[:, None]
@@ -254,11 +264,16 @@ class ListRows:
             rounding = self.frames.rounding(part[1], lists)
             np.maximum.at(self._bounds[0], lists, cosh[:, 0] + rounding)
             np.maximum.at(self._bounds[1], lists, self._row_errors(rows) + 2 * rounding)
+            self._longest = max(self._longest, self._length_of(np.unique(lists[lists >= 0]).tolist()))
         self._span = self._largest_span()
 
     def _largest_span(self) -> float:
         """The largest radius of a centroid and reach of its list together: products with rows grow by exp of it."""
         return float((np.arccosh(self.frames.times) + np.arccosh(self._bounds[0])).max())
+
+    def _length_of(self, lists: Iterable[int]) -> int:
+        """The length of the longest of these lists."""
+        return max((int(self.inverted.invlists.list_size(number)) for number in lists), default=0)
 
     def _train_eight_bits(self, space: Float32) -> None:
         """The range of each coordinate, over all frames."""

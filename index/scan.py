@@ -49,8 +49,11 @@ class Scan:
         rows = np.flatnonzero(served)
         spare = SPARE[self._lists.kind] if self._lists else k + 20
         count = min(self._population, k + (self._spare or spare))
-        width = max(count, min(probes, self._lists.nlist)) if self._lists else count
-        step = max(1, SCAN_ELEMENTS // (width * queries.shape[1]))
+        width = count * queries.shape[1]
+        if self._lists:
+            entered = min(probes, self._lists.nlist) * queries.shape[1]
+            width = max(width, entered, self._lists.proposals(count, probes))
+        step = max(1, SCAN_ELEMENTS // width)
         failures = int(np.count_nonzero(~served))
         for start in range(0, len(rows), step):
             failures += self._search(queries, rows[start : start + step], k, count, probes, found, proven)

@@ -1,5 +1,6 @@
 """Kinds with lists: certified within the lists probed, proven over all by covering radii, exact when asked to be."""
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -307,3 +308,22 @@ def test_points_whose_products_float32_cannot_hold_are_found(kind: str) -> None:
         assert found[0, -2:].tolist() == [400, 401]
         np.testing.assert_allclose(distances[0, -2:], np.arcsinh([3e38, 1e35]) + np.arcsinh([-100, 100]), rtol=1e-6)
         assert np.array_equal(index.range_search(query, 100.0)[2], found[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_neighbours_of_many_queries_take_no_more_memory_than_there_are_points(
+    kind: str, brute_force: Callable
+) -> None:
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(6000, 4)).astype(np.float32)
+    index = LorentzIndex.build(points, np.arange(6000), 1.0, kind, nlist=100, nprobe=10)
+    queries = points[::200]
+    tracemalloc.start()
+    distances, _, _ = index.search(queries, 3000, exact=kind == "ivf")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # 30 queries, 100 lists and 3,008 proposals of each would be 9 million, of 24 bytes each.
+    assert peak < 9e6 * 24 / 2
+    if kind == "ivf":
+        truth = np.sort(brute_force(queries, points, 1.0), axis=1)[:, :3000]
+        np.testing.assert_allclose(distances, truth, rtol=1e-8, atol=1e-7)
