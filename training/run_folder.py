@@ -150,5 +150,6 @@ def write_skipped(run: Path, skipped: dict[Path, str]) -> None:
     """List unreadable photos by name and reason."""
     if not skipped:
         return
-    lines = (json.dumps({"path": str(path), "error": why}, ensure_ascii=False) for path, why in sorted(skipped.items()))
+    # Escaped to ASCII: a name may hold U+2028, at which str.splitlines would cut the line.
+    lines = (json.dumps({"path": str(path), "error": why}) for path, why in sorted(skipped.items()))
     _write_whole(run / SKIPPED_FILE, "\n".join(lines) + "\n")

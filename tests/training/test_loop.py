@@ -161,7 +161,7 @@ def test_unreadable_photos_are_skipped_and_named(
 ) -> None:
     root = tmp_path / "photos"
     shutil.copytree(photo_folder, root)
-    bad = root / "warm/sun/0.jpg"
+    bad = (root / "warm/sun/0.jpg").rename(root / "warm/sun/0\u2028.jpg")  # at which str.splitlines would cut
     bad.write_bytes(bad.read_bytes()[:300])
     recipe = changed(tiny, data={"root": str(root), "hold_out": "none"}, train={"frozen_backbone": frozen})
     run = start(recipe, tmp_path)
