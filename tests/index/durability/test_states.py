@@ -112,7 +112,11 @@ class Searched(RuleBasedStateMachine):
         """What lies on the disk now is opened elsewhere; the process that wrote it never closed anything."""
         self.number += 1
         image = self.work / f"crashed-{self.number}"
-        shutil.copytree(self.store, image)
+        while not image.exists():
+            try:
+                shutil.copytree(self.store, image)
+            except shutil.Error:  # a rebuild in the background removed a generation meanwhile: no moment's state
+                shutil.rmtree(image)
         self.collection.close()
         shutil.rmtree(self.store)
         self.store = image
