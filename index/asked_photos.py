@@ -24,15 +24,15 @@ def points_of(files: Sequence[Path], catalogue: "Catalogue", checkpoint: Path | 
     from hyperbolic.images import ImageError, read_image
     from index.errors import ModelMismatchError
 
+    folder = checkpoint or catalogue.checkpoint
+    if folder is None:
+        raise click.UsageError("the collection does not say which checkpoint made it: give --checkpoint")
     images = []
     for file in files:
         try:
             images.append(read_image(file))
         except ImageError as error:
             raise click.ClickException(f"{file}: {error}") from error
-    folder = checkpoint or catalogue.checkpoint
-    if folder is None:
-        raise click.UsageError("the collection does not say which checkpoint made it: give --checkpoint")
     try:
         embedder = Embedder.load(folder)
     except CheckpointError as error:
