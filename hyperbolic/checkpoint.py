@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load, save_file
 from torch import Tensor
 
-from hyperbolic.images import Preprocessing
 from hyperbolic.models.config import ModelConfig
 from hyperbolic.models.lhier import Encoder
+from hyperbolic.preprocessing import Preprocessing
 
 FORMAT_VERSION = 1
 CONFIG_FILE = "config.json"

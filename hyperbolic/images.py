@@ -1,22 +1,17 @@
-"""Photos from files and bytes: finding them, decoding them safely, and the tensor an encoder takes.
+"""Photos from files and bytes: finding them, and decoding them safely.
 
-The one way in for training, batch embedding and the service, so a photo means the same point everywhere.
+The one way in for training, batch embedding and the service, so a photo means the same point everywhere. Imports no
+torch: the service's main process does without it.
 """
 
 import io
-import math
 import warnings
 from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict
-from torch import Tensor
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -24,7 +19,13 @@ MAX_PIXELS = 50_000_000
 MIN_SIDE = 3
 
 ImageErrorCode = Literal[
-    "empty_file", "image_too_large", "image_too_small", "unsupported_format", "undecodable_image", "unreadable_file"
+    "empty_file",
+    "image_too_large",
+    "image_too_small",
+    "unsupported_format",
+    "undecodable_image",
+    "unreadable_file",
+    "crashed_decoder",
 ]
 
 
@@ -69,7 +70,7 @@ def read_image(
     Truncated files are refused rather than filled with grey. Raises :class:`ImageError`.
 
     ``draft_side`` lets JPEG decode at 1/2, 1/4 or 1/8 of its size, as long as both sides keep so many pixels; see
-    :attr:`Preprocessing.draft_side`.
+    :attr:`~hyperbolic.preprocessing.Preprocessing.draft_side`.
     """
     if isinstance(source, Path):
         try:
@@ -127,63 +128,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return image.convert("RGB")
-
-
-class Preprocessing(BaseModel):
-    """How a decoded photo becomes the encoder's input; stored in the checkpoint.
-
-    Resize the shorter side to ``image_size / crop_fraction``, crop the centre square, scale to mean 0.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image_size: int
-    crop_fraction: float
-    interpolation: Literal["bilinear", "bicubic"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, image: Image.Image) -> Float[Tensor, "3 size size"]:
-        """RGB photo -> normalised float32 tensor of the centre crop."""
-        scale = self.image_size / self.crop_fraction / min(image.size)
-        # Each side at least the crop: rounding a panorama must not leave a side one pixel short.
-        width, height = (max(self.image_size, round(side * scale)) for side in image.size)
-        left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
-        # Resizing only the region that is kept makes extreme panoramas as cheap as squares.
-        box = (
-            left / width * image.width,
-            top / height * image.height,
-            (left + self.image_size) / width * image.width,
-            (top + self.image_size) / height * image.height,
-        )
-        return self.to_tensor(image.resize((self.image_size, self.image_size), self.resample, box=box))
-
-    @property
-    def resample(self) -> Image.Resampling:
-        """Pillow's name of the interpolation."""
-        return Image.Resampling.BICUBIC if self.interpolation == "bicubic" else Image.Resampling.BILINEAR
-
-    def to_tensor(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """RGB image of the final size -> normalised float32 tensor."""
-        pixels = np.asarray(image)
-        planes = np.empty((3, *pixels.shape[:2]), dtype=np.float32)
-        # A look-up of the 256 values costs half of the arithmetic, and starts no threads in the threads that decode.
-        for channel, levels in enumerate(_levels(self.mean, self.std)):
-            np.take(levels, pixels[..., channel], out=planes[channel], mode="clip")
-        return torch.from_numpy(planes)
-
-    @property
-    def draft_side(self) -> int:
-        """Twice the side that the photo is scaled to: the size that JPEGs may be decoded at instead of their own.
-
-        Pixels then differ by 2 of 255 levels in the mean at most (test_images.py::test_draft_decoding_keeps_its_bound).
-        That bounds no point: see benchmarks/embed.py for how far they move.
-        """
-        return 2 * math.ceil(self.image_size / self.crop_fraction)
-
-
-@lru_cache(maxsize=8)
-def _levels(mean: tuple[float, float, float], std: tuple[float, float, float]) -> Float[np.ndarray, "3 256"]:
-    """(level / 255 - mean) / std of each channel and level, in torch's float32."""
-    levels = torch.arange(256, dtype=torch.float32) / 255.0
-    return np.asarray(((levels - torch.tensor(mean).view(3, 1)) / torch.tensor(std).view(3, 1)).numpy())

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from hyperbolic import lorentz
 from hyperbolic.graph import FILES, INPUT, OUTPUT, ExportError, Format, describe, import_openvino, require, write_graph
-from hyperbolic.images import Preprocessing
 from hyperbolic.models.lhier import Encoder
+from hyperbolic.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 

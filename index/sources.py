@@ -98,7 +98,7 @@ class FolderSource:
             stamps = stamps_of([self._place.below(path) for path in self.listed])
             return [self._photo(path, stamp) for path, stamp in zip(self.listed, stamps, strict=True)]
         if self._place.local is not None:
-            from hyperbolic.images import find_images  # imports torch, which building an index does without
+            from hyperbolic.images import find_images
 
             found = find_images(self._place.local)
             names = (path.relative_to(self._place.local).as_posix() for path in found)

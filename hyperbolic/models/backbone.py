@@ -7,8 +7,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from hyperbolic.images import Preprocessing
 from hyperbolic.models.config import ModelConfig
+from hyperbolic.preprocessing import Preprocessing
 
 WeightSource = Literal["hub", "offline", "none"]
 

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from hyperbolic import lorentz, poincare
 from hyperbolic.curvature import Curvature
-from hyperbolic.images import Preprocessing
 from hyperbolic.models.backbone import WeightSource, build_backbone
 from hyperbolic.models.config import ModelConfig
 from hyperbolic.nn.linear import LorentzLinear
 from hyperbolic.nn.rescale import MaxDistanceRescale
+from hyperbolic.preprocessing import Preprocessing
 
 
 class LorentzNeck(nn.Module):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hyperbolic.images import ImageError, Preprocessing, find_images, read_image
+from hyperbolic.images import ImageError, find_images, read_image
+from hyperbolic.preprocessing import Preprocessing
 
 RED, GREEN = (200, 30, 40), (20, 180, 60)
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from hyperbolic.images import Preprocessing
+from hyperbolic.preprocessing import Preprocessing
 from training.data.folder import load_folder
 from training.data.grocery import load_grocery
 from training.data.manifest import load_manifest

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from hyperbolic.images import Preprocessing
+from hyperbolic.preprocessing import Preprocessing
 
 
 def random_view(
