@@ -22,8 +22,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service import fetching
-from service.fetching import Address, fetch, is_public
+from service.fetching import fetch
 from service.problems import Problem
+from service.public_addresses import Address, is_public
 from service.settings import UrlSettings
 from tests.service.conftest import draw, encoded
 
