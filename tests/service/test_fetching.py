@@ -26,7 +26,8 @@ from service.fetching import fetch
 from service.problems import Problem
 from service.public_addresses import Address, is_public
 from service.settings import UrlSettings
-from tests.service.conftest import draw, encoded
+
+from .conftest import draw, encoded
 
 PHOTO = encoded(draw(1))
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
