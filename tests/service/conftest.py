@@ -1,6 +1,7 @@
 """A real engine over a small drawn collection: a tiny random backbone, a real index, photos on disk."""
 
 import io
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +21,12 @@ from hyperbolic.models.lhier import Encoder
 from index.catalogue import Item
 from index.collection import Collection
 from service.engine import Engine
-from service.settings import Settings
+from service.settings import InferenceSettings, Settings
 
 NUM_ITEMS = 24
+# The runtime that made the collection's points: distances can be compared to the last digits. OpenVINO is tested in
+# test_encoder.py.
+INFERENCE = InferenceSettings(runtime="torch")
 # Ids that a URL can get wrong: slashes, spaces, percent signs, an id that ends like a route, letters beyond ASCII.
 AWKWARD = ("Fruit/Äpfel/50% off #1?.png", "Fruit/image", "a%2Fb", "Veg/thumbnail", "Fruit", "scroll")
 
@@ -64,11 +68,20 @@ def make_checkpoint() -> Callable[[Path, int], Path]:
 
 
 @pytest.fixture(scope="session")
-def trip(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[[Path, int], Path]) -> Trip:
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[[Path, int], Path]) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "checkpoint", 1)
+
+
+@pytest.fixture(scope="session")
+def embedder(checkpoint: Path) -> Embedder:
+    """The model in this process: the oracle of what the encoder's process answers."""
+    return Embedder.load(checkpoint)
+
+
+@pytest.fixture(scope="session")
+def trip(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, embedder: Embedder) -> Trip:
     root = tmp_path_factory.mktemp("trip")
     photos = root / "photos"
-    checkpoint = make_checkpoint(root / "checkpoint", 1)
-    embedder = Embedder.load(checkpoint)
     ids = (*AWKWARD, *(f"Animal/Kind-{i % 3}/{i:03}.png" for i in range(NUM_ITEMS - len(AWKWARD))))
     items = []
     for number, item_id in enumerate(ids):
@@ -98,14 +111,14 @@ def trip(tmp_path_factory: pytest.TempPathFactory, make_checkpoint: Callable[[Pa
 
 @pytest.fixture(scope="session")
 def engine(trip: Trip) -> Iterator[Engine]:
-    engine = Engine.open(trip.checkpoint, trip.store)
+    engine = Engine.open(trip.checkpoint, trip.store, inference=INFERENCE)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="session")
 def settings(trip: Trip) -> Settings:
-    return Settings(checkpoint=trip.checkpoint, store=trip.store, port=0)
+    return Settings(checkpoint=trip.checkpoint, store=trip.store, port=0, inference=INFERENCE)
 
 
 @pytest.fixture
@@ -113,7 +126,8 @@ def with_settings(settings: Settings) -> Callable[..., Settings]:
     """The settings with sections or fields replaced: ``with_settings(limits={"in_flight": 1})``."""
 
     def change(**changes: Any) -> Settings:
-        return Settings(**{"checkpoint": settings.checkpoint, "store": settings.store, "port": 0, **changes})
+        given = {"checkpoint": settings.checkpoint, "store": settings.store, "port": 0, "inference": INFERENCE}
+        return Settings(**{**given, **changes})
 
     return change
 
@@ -123,6 +137,16 @@ def server(engine: Engine, settings: Settings) -> Iterator[str]:
     from service.server import running_server
 
     with running_server(settings, engine) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def disposable(trip: Trip, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server over a copy of the store, for the tests of one file that change or break things."""
+    from service.server import running_server
+
+    store = shutil.copytree(trip.store, tmp_path_factory.mktemp("disposable") / "store")
+    with running_server(Settings(checkpoint=trip.checkpoint, store=store, port=0)) as url:
         yield url
 
 
@@ -137,7 +161,7 @@ def nearest(engine: Engine) -> Callable[[np.ndarray, int], list[tuple[str, float
     """Float64 brute force over the catalogue, by the asinh form: shares no code with the index."""
 
     def find(space: np.ndarray, limit: int) -> list[tuple[str, float]]:
-        c = engine.embedder.c
+        c = engine.model.c
         items = engine.collection().items(limit=10_000)
         x, ys = space.astype(np.float64), np.stack([item.space for item in items]).astype(np.float64)
         x_t, y_t = np.sqrt(1 / c + x @ x), np.sqrt(1 / c + (ys**2).sum(1))
