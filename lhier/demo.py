@@ -264,6 +264,7 @@ def _check(trip: _Trip, address: str) -> None:
     from index.collection import Collection
 
     embedder = Embedder.load(trip.checkpoint)
+    draft_side = embedder.preprocessing.draft_side  # as the server decodes
     with Collection.open(trip.store) as collection:
         items = collection.items(limit=collection.count)
     space = np.stack([item.space for item in items]).astype(np.float64)
@@ -273,7 +274,7 @@ def _check(trip: _Trip, address: str) -> None:
     limit = min(5, len(items))
     for query in trip.queries[:NUM_CHECKS]:
         answer = _post_photo(f"{address}/v1/search", query.path, limit)
-        x = embedder.embed([read_image(query.path)])[0].astype(np.float64)
+        x = embedder.embed([read_image(query.path, draft_side=draft_side)])[0].astype(np.float64)
         t = np.sqrt(1.0 / embedder.c + (x**2).sum())
         expected = np.sort(np.arccosh(np.maximum(embedder.c * (times * t - space @ x), 1.0)) / np.sqrt(embedder.c))
         found = np.array([hit["distance"] for hit in answer["hits"]])

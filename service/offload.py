@@ -1,16 +1,15 @@
-"""The engine's work off the event loop: decoding in a few threads, the encoder in micro-batches, searches beside."""
+"""The engine's work off the event loop: photos through the encoder's process, searches in a few threads."""
 
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from torch import Tensor
 
 from index.collection import Collection
-from service.batching import MicroBatcher
+from service.encoder.supervisor import PhotoFuture
 from service.engine import Engine, Neighbours
 from service.settings import InferenceSettings, LimitSettings
 
@@ -21,33 +20,39 @@ Note = Callable[[str, float], None]
 class OffLoopEngine:
     """Asynchronous face of an :class:`Engine`. ``note(step, seconds)`` is told how long each step took.
 
-    Only as many photos are decoded at once as there are decoding threads, and each shrinks to the encoder's
-    input before the next: memory does not grow with the number of requests.
+    The engine may have several, on loops of their own.
     """
 
     def __init__(self, engine: Engine, limits: LimitSettings, inference: InferenceSettings) -> None:
         self.engine = engine
         self._limits = limits
-        self._decoders = ThreadPoolExecutor(inference.decode_threads, thread_name_prefix="decode")
+        self._readers = ThreadPoolExecutor(inference.decode_threads, thread_name_prefix="read")
         self._searchers = ThreadPoolExecutor(inference.decode_threads, thread_name_prefix="search")
-        self._embed: MicroBatcher[Tensor, np.ndarray] = MicroBatcher(
-            lambda prepared: list(engine.embed(prepared)), inference.max_batch
-        )
 
     async def embed_photo(self, read: Callable[[], bytes], note: Note) -> np.ndarray:
         """Bytes of a photo, as ``read`` hands them over -> its space part (d,).
 
-        ``read`` runs in a decoding thread, so unpacking base64 does not hold up the loop either.
-        Raises what ``read`` raises, and :class:`~hyperbolic.images.ImageError`.
+        ``read`` runs in a thread, so unpacking base64 does not hold up the loop. Raises what ``read`` raises, and
+        what :meth:`~service.encoder.supervisor.Encoder.submit` promises. A caller that is cancelled takes its photo
+        out of the queue. Of the steps, "queue" is what is left of the time after decoding and the photo's batch.
         """
 
-        def prepare() -> Tensor:
-            return self.engine.prepare(read(), self._limits.image_pixels, self._limits.image_min_side)
+        def submit() -> PhotoFuture:
+            return self.engine.encoder.submit(
+                read(), max_pixels=self._limits.image_pixels, min_side=self._limits.image_min_side
+            )
 
-        prepared = await _timed(self._decoders, prepare, "decode", note)
         started = time.perf_counter()
-        point = await self._embed(prepared)
-        note("embed", time.perf_counter() - started)
+        submitting = self._readers.submit(submit)
+        try:
+            photo = await asyncio.wrap_future(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_result)  # where it was submitted in spite of that
+            raise
+        point = await asyncio.wrap_future(photo)
+        note("decode", photo.decode_s)
+        note("embed", photo.encode_s)
+        note("queue", max(0.0, time.perf_counter() - started - photo.decode_s - photo.encode_s))
         return point
 
     async def neighbours(
@@ -69,9 +74,8 @@ class OffLoopEngine:
 
     def close(self) -> None:
         """Let what runs end, start nothing more."""
-        for pool in (self._decoders, self._searchers):
+        for pool in (self._readers, self._searchers):
             pool.shutdown(wait=True, cancel_futures=True)
-        self._embed.close()
 
 
 async def _timed(pool: ThreadPoolExecutor, work: Callable[[], Result], step: str, note: Note) -> Result:
@@ -79,3 +83,8 @@ async def _timed(pool: ThreadPoolExecutor, work: Callable[[], Result], step: str
     result = await asyncio.get_running_loop().run_in_executor(pool, work)
     note(step, time.perf_counter() - started)
     return result
+
+
+def _cancel_result(submitting: Future[PhotoFuture]) -> None:
+    if not submitting.cancelled() and submitting.exception() is None:
+        submitting.result().cancel()

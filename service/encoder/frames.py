@@ -118,7 +118,8 @@ class Link:
         return frame
 
     def close(self) -> None:
-        """Tell the other end that nothing more comes."""
+        """Tell the other end that nothing more comes; whoever receives here gets None."""
         with contextlib.suppress(OSError):  # it may have gone first
             self._socket.shutdown(socket.SHUT_RDWR)
+        self._incoming.close()
         self._socket.close()

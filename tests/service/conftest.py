@@ -146,7 +146,7 @@ def disposable(trip: Trip, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     from service.server import running_server
 
     store = shutil.copytree(trip.store, tmp_path_factory.mktemp("disposable") / "store")
-    with running_server(Settings(checkpoint=trip.checkpoint, store=store, port=0)) as url:
+    with running_server(Settings(checkpoint=trip.checkpoint, store=store, port=0, inference=INFERENCE)) as url:
         yield url
 
 

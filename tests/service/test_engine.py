@@ -1,41 +1,31 @@
 """Engine without HTTP: what it opens, what it refuses, what it finds."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hyperbolic.checkpoint import CheckpointError
-from hyperbolic.images import read_image
 from index.catalogue import Item
 from index.collection import Collection
 from index.errors import CollectionNotFoundError, ModelMismatchError
-from service.engine import Engine, UnknownCollectionError, UnknownItemError
+from service.collections import Collections, UnknownCollectionError
+from service.encoder.supervisor import EncoderStartError
+from service.engine import Engine, UnknownItemError
 
-from .conftest import Trip
+from .conftest import INFERENCE, Trip
 
 
 def test_stored_photos_find_themselves(engine: Engine, trip: Trip) -> None:
     for number, item_id in enumerate(trip.ids):
-        prepared = engine.prepare((trip.photos / f"{number:03}.png").read_bytes())
-        found = engine.neighbours(engine.collection(), engine.embed([prepared])[0], 2)
+        point = engine.encoder.submit((trip.photos / f"{number:03}.png").read_bytes()).result(60)
+        found = engine.neighbours(engine.collection(), point, 2)
         assert found.hits[0].item.id == item_id
         assert found.hits[0].distance <= 1e-3
         assert found.hits[0].distance < found.hits[1].distance
         assert found.exact
         assert found.generation == engine.collection().generation != ""
-
-
-def test_a_batch_equals_its_members(engine: Engine, trip: Trip) -> None:
-    prepared = [engine.prepare((trip.photos / f"{number:03}.png").read_bytes()) for number in range(8)]
-    together = engine.embed(prepared)
-    alone = np.concatenate([engine.embed([one]) for one in prepared])
-    offline = engine.embedder.embed([read_image(trip.photos / f"{number:03}.png") for number in range(8)])
-    assert together.shape == (8, 16)
-    assert together.dtype == np.float32
-    np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(together, offline, rtol=1e-4, atol=1e-5)
 
 
 def test_the_item_itself_is_left_out(engine: Engine, trip: Trip) -> None:
@@ -48,7 +38,7 @@ def test_the_item_itself_is_left_out(engine: Engine, trip: Trip) -> None:
 
 
 def test_unknown_names_say_what_there_is(engine: Engine) -> None:
-    with pytest.raises(UnknownCollectionError, match="expected one of default"):
+    with pytest.raises(UnknownCollectionError, match="there is: default"):
         engine.collection("nowhere")
     with pytest.raises(UnknownItemError, match="'nothing'"):
         engine.item(engine.collection(), "nothing")
@@ -59,39 +49,39 @@ def test_a_store_of_another_model_is_refused(
 ) -> None:
     other = make_checkpoint(tmp_path / "other", 2)
     with pytest.raises(ModelMismatchError, match="lhier index build"):
-        Engine.open(other, trip.store)
+        Engine.open(other, trip.store, inference=INFERENCE)
 
 
 def test_missing_things_are_named(trip: Trip, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    with pytest.raises(EncoderStartError, match="no checkpoint") as told:
         Engine.open(tmp_path, trip.store)
-    with pytest.raises(CollectionNotFoundError, match="lhier index build"):
-        Engine.open(trip.checkpoint, tmp_path)
+    assert told.value.error == "CheckpointError"
     with pytest.raises(CollectionNotFoundError, match="'birds'"):
-        Engine.open(trip.checkpoint, trip.store, ["birds"])
+        Engine.open(trip.checkpoint, trip.store, ["birds"], inference=INFERENCE)
 
 
 def test_default_collection(engine: Engine, tmp_path: Path) -> None:
-    def create(name: str) -> Collection:
-        model = engine.embedder
-        return Collection.create(
+    def create(name: str) -> None:
+        model = engine.model
+        Collection.create(
             tmp_path, name, embedding_dim=model.embedding_dim, c=model.c, model_hash=model.model_hash
-        )
+        ).close()
 
-    with create("birds") as birds, create("default") as default:
-        assert Engine(engine.embedder, [birds, default]).collection() is default
-        assert Engine(engine.embedder, [birds]).collection() is birds
-        empty = Engine(engine.embedder, [birds])
-        assert empty.neighbours(birds, np.zeros(16, np.float32), 10).hits == []
-        assert empty.sample(birds, 5) == []
-        assert empty.scroll(birds, 5) == ([], None)
-    with pytest.raises(ValueError, match="at least one"):
-        Engine(engine.embedder, [])
+    create("birds")
+    with closing(Collections(tmp_path, engine.model.model_hash)) as collections:
+        birds = Engine(engine.encoder, collections).collection()
+        assert birds.name == "birds"
+        assert engine.neighbours(birds, np.zeros(16, np.float32), 10).hits == []
+        assert engine.sample(birds, 5) == []
+        assert engine.scroll(birds, 5) == ([], None)
+    create("default")
+    with closing(Collections(tmp_path, engine.model.model_hash)) as collections:
+        assert Engine(engine.encoder, collections).collection().name == "default"
 
 
 def test_samples_come_from_everywhere_despite_gaps(engine: Engine, tmp_path: Path) -> None:
     """Rows 1..400 with 1..300 deleted: the count says 100, the rows lie above it."""
-    model = engine.embedder
+    model = engine.model
     with Collection.create(
         tmp_path, embedding_dim=model.embedding_dim, c=model.c, model_hash=model.model_hash
     ) as collection:

@@ -3,6 +3,7 @@
 import io
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from index.catalogue import Item
 from index.collection import Collection
+from service.collections import Collections
 from service.engine import Engine
 from service.server import running_server
 
@@ -79,14 +81,16 @@ def test_items_that_point_outside_or_nowhere(
     names = ("link.png", "lost.png", "torn.png", "page.html", "drawing.svg")
     with Collection.create(
         tmp_path / "store",
-        embedding_dim=engine.embedder.embedding_dim,
-        c=engine.embedder.c,
-        model_hash=engine.embedder.model_hash,
+        embedding_dim=engine.model.embedding_dim,
+        c=engine.model.c,
+        model_hash=engine.model.model_hash,
         image_root=photos,
     ) as made:
-        point = np.zeros(engine.embedder.embedding_dim, np.float32)
+        point = np.zeros(engine.model.embedding_dim, np.float32)
         made.upsert([*(Item(name, point, image=name) for name in names), Item("bare", point)])
-        with running_server(with_settings(), Engine(engine.embedder, [made])) as url:
+        made.close()
+        registry = Collections(tmp_path / "store", engine.model.model_hash)
+        with closing(registry), running_server(with_settings(), Engine(engine.encoder, registry)) as url:
             for name in ("link.png", "lost.png"):
                 for part in ("image", "thumbnail"):
                     response = httpx.get(f"{url}{ITEMS}/{name}/{part}")
@@ -185,8 +189,8 @@ def test_made_up_cursors(client: httpx.Client, cursor: str) -> None:
 
 def test_info_probes_and_documents(client: httpx.Client, engine: Engine, trip: Trip) -> None:
     info = client.get("/v1/info").json()
-    assert info["model_hash"] == engine.embedder.model_hash == engine.collection().model_hash
-    assert (info["backbone"], info["embedding_dim"], info["c"]) == ("test_vit", 16, engine.embedder.c)
+    assert info["model_hash"] == engine.model.model_hash == engine.collection().model_hash
+    assert (info["backbone"], info["embedding_dim"], info["c"]) == ("test_vit", 16, engine.model.c)
     assert info["limits"]["body_bytes"] == 32 * 2**20
     assert info["limits"]["hits"] == 1000
     assert info["default_collection"] == "default"

@@ -12,6 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
+from hyperbolic.embedder import Embedder
 from hyperbolic.images import read_image
 from service.engine import Engine
 
@@ -30,14 +31,14 @@ def check(answer: dict[str, Any], expected: list[tuple[str, float]], bound: floa
     assert answer["exact"] is True
 
 
-def test_photo_as_multipart_equals_brute_force(client: httpx.Client, engine: Engine, nearest: Nearest) -> None:
+def test_photo_as_multipart_equals_brute_force(client: httpx.Client, embedder: Embedder, nearest: Nearest) -> None:
     for seed in range(1000, 1020):
         photo = encoded(draw(seed))
         answer = client.post("/v1/search", files={"file": ("a.png", photo)}, data={"limit": "5"}).json()
-        point = engine.embedder.embed([read_image(photo)])[0]
+        point = embedder.embed([read_image(photo)])[0]
         check(answer, nearest(point, 5), 1e-5)
-        radius = math.asinh(math.sqrt(engine.embedder.c) * float(np.linalg.norm(point.astype(np.float64))))
-        assert answer["query"] == {"radius": pytest.approx(radius / math.sqrt(engine.embedder.c), abs=1e-5)}
+        radius = math.asinh(math.sqrt(embedder.c) * float(np.linalg.norm(point.astype(np.float64))))
+        assert answer["query"] == {"radius": pytest.approx(radius / math.sqrt(embedder.c), abs=1e-5)}
 
 
 def test_curl_line_of_the_documentation(server: str, tmp_path: Path) -> None:
@@ -102,5 +103,5 @@ def test_include_chooses_the_fields(client: httpx.Client) -> None:
 def test_steps_are_timed(client: httpx.Client) -> None:
     timing = client.post("/v1/search", files={"file": PHOTO}).headers["server-timing"]
     steps = dict(part.split(";dur=") for part in timing.split(", "))
-    assert set(steps) == {"decode", "embed", "search", "total"}
+    assert set(steps) == {"queue", "decode", "embed", "search", "total"}
     assert 0 < float(steps["embed"]) <= float(steps["total"])
