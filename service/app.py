@@ -6,10 +6,9 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
-from pydantic.json_schema import models_json_schema
 from starlette.middleware import Middleware
 
-from service import problems
+from service import openapi, problems
 from service.engine import Engine
 from service.middleware.admission import Admission
 from service.middleware.authentication import Authentication
@@ -18,12 +17,12 @@ from service.middleware.encoded_paths import EncodedPaths
 from service.middleware.request_context import RequestContext
 from service.offload import OffLoopEngine
 from service.routes import info, items, pages, probes, search
-from service.schemas import ProblemAnswer
 from service.settings import Settings
 from service.state import ServiceState
 from service.thumbnails import Thumbnails
 
 DESCRIPTION = "Visual search in hyperbolic space: a photo in, its nearest neighbours by geodesic distance out."
+ROUTES = (probes, info, search, items, pages)
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
@@ -35,6 +34,13 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         yield
         off_loop.close()
 
+    app = create_api(lifespan=lifespan, middleware=_layers(settings))
+    app.state.service = ServiceState(engine, off_loop, settings, Thumbnails(settings.thumbnail_cache_bytes))
+    return app
+
+
+def create_api(**options: Any) -> FastAPI:
+    """All routes, their errors and their description, with nothing behind them."""
     app = FastAPI(
         title="LHIER",
         version=info.package_version(),
@@ -42,17 +48,16 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=lifespan,
-        middleware=_layers(settings),
+        generate_unique_id_function=openapi.operation_id,
         responses={"default": {"description": "Problem (RFC 9457)", "content": {
             problems.MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemAnswer"}}}}},
+        **options,
     )  # fmt: skip
-    app.state.service = ServiceState(engine, off_loop, settings, Thumbnails(settings.thumbnail_cache_bytes))
     problems.install(app)
-    for module in (probes, info, search, items, pages):
+    for module in ROUTES:
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")
-    _describe_bodies(app)
+    openapi.complete(app, ROUTES)
     return app
 
 
@@ -67,27 +72,3 @@ def _layers(settings: Settings) -> list[Middleware]:
         Middleware(EncodedPaths),
     ]
     return layers
-
-
-def _describe_bodies(app: FastAPI) -> None:
-    """Add the models that only hand-written parts of the OpenAPI document refer to."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = generate()
-            _, extra = models_json_schema(
-                [(model, "validation") for model in (*search.BODY_MODELS, ProblemAnswer)],
-                ref_template="#/components/schemas/{model}",
-            )
-            document["components"]["schemas"].update(extra["$defs"])
-            # FastAPI describes its own 422; here every error is a problem.
-            for name in ("HTTPValidationError", "ValidationError"):
-                document["components"]["schemas"].pop(name, None)
-            for operations in document["paths"].values():
-                for operation in operations.values():
-                    operation["responses"].pop("422", None)
-        assert app.openapi_schema is not None  # noqa: S101 - set by generate()
-        return app.openapi_schema
-
-    app.openapi = openapi  # type: ignore[method-assign]

@@ -2,8 +2,12 @@
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from service.engine import Engine
 
 
 @click.command()
@@ -63,10 +67,9 @@ def serve(
     for variable in unknown_variables():
         logging.getLogger(__name__).warning("event=unknown_setting variable=%s action=ignored", variable)
 
-    from hyperbolic.checkpoint import CheckpointError
-    from hyperbolic.embedder import DeviceError
     from index.errors import FaissMissingError, StoreError
     from service.app import create_app
+    from service.encoder.supervisor import EncoderStartError
     from service.server import PortInUseError, bind, open_engine, serve_until_signal, url_of
 
     try:
@@ -76,17 +79,28 @@ def serve(
     with listener:
         try:
             engine = open_engine(settings)
-        except (CheckpointError, DeviceError, StoreError, FaissMissingError) as error:
+        except (EncoderStartError, StoreError, FaissMissingError) as error:
             raise click.ClickException(str(error)) from error
         try:
-            held = ", ".join(f"{each.name} ({each.count:,} items)" for each in engine.collections)
             url = url_of(listener)
-            click.echo(f"Serving {held} with model {engine.embedder.model_hash} ({engine.embedder.backbone}).")
+            click.echo(f"Serving {_held(engine)} with model {engine.model.model_hash} ({engine.model.backbone}).")
             click.echo(f"Page: {url}/   API: {url}/docs   Try: curl -F file=@photo.jpg -F limit=5 {url}/v1/search")
             serve_until_signal(create_app(engine, settings), settings, listener)
             click.echo("Stopped.")
         finally:
             engine.close()
+
+
+def _held(engine: "Engine") -> str:
+    """What is served, in words."""
+    told = []
+    for state in engine.collections.states():
+        if state.fault is not None:
+            told.append(f"{state.name} (broken: {state.fault})")
+        else:
+            with engine.collections.use(state.name) as served:
+                told.append(f"{state.name} ({served.collection.count:,} items)")
+    return ", ".join(told) or "no collection yet"
 
 
 def _explain(error: Exception) -> str:

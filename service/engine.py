@@ -1,4 +1,4 @@
-"""Engine: an embedder and the collections that hold its points. No HTTP in here."""
+"""Engine: an encoder and the collections that hold its points. No HTTP in here."""
 
 import logging
 import random
@@ -8,22 +8,17 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
 
-from hyperbolic.embedder import Embedder
-from hyperbolic.images import MAX_PIXELS, MIN_SIDE, read_image
 from index.catalogue import Item
 from index.collection import Collection, Hit
+from index.gpu import Device
+from service.collections import Collections
+from service.encoder.frames import EncoderInfo
+from service.encoder.selfcheck import SelfCheck
+from service.encoder.supervisor import Encoder
+from service.settings import InferenceSettings
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_COLLECTION = "default"
-
-
-class UnknownCollectionError(LookupError):
-    """A collection that this engine does not serve."""
 
 
 class UnknownItemError(LookupError):
@@ -46,73 +41,51 @@ class Neighbours:
 class Engine:
     """Photos -> points -> neighbours, in the collections of one store that one checkpoint made.
 
-    ``embed`` may be called from one thread at a time, everything else from any number.
+    Any thread may call it. Points are made in a process of their own: see :class:`~service.encoder.supervisor.Encoder`.
     """
 
-    def __init__(self, embedder: Embedder, collections: Sequence[Collection]) -> None:
-        if not collections:
-            raise ValueError("expected at least one collection to serve")
-        self.embedder = embedder
-        self._collections = {collection.name: collection for collection in collections}
-        names = list(self._collections)
-        self.default = DEFAULT_COLLECTION if DEFAULT_COLLECTION in names else names[0]
+    def __init__(self, encoder: Encoder, collections: Collections) -> None:
+        self.encoder = encoder
+        self.collections = collections
+        self.self_check = SelfCheck(encoder, collections)
 
     @classmethod
     def open(
-        cls, checkpoint: Path, store: Path, names: Sequence[str] = (), *, device: str = "cpu", batch_size: int = 16
+        cls,
+        checkpoint: Path,
+        store: Path,
+        names: Sequence[str] = (),
+        *,
+        inference: InferenceSettings | None = None,
+        image_root: Path | None = None,
+        search_device: Device = "cpu",
     ) -> Self:
-        """Load a checkpoint and open collections (all of the store's where none is named).
+        """Load a checkpoint and open collections (all of the store's where none is named; there may be none yet).
 
-        Raises ``CheckpointError``, and ``StoreError``: ``CollectionNotFoundError`` for a missing collection,
-        ``ModelMismatchError`` for one that another checkpoint embedded.
+        One that cannot be opened is served as broken, while another can. Raises ``EncoderStartError`` where the
+        checkpoint, the device or the runtime cannot be used, and ``StoreError`` where no collection can be opened:
+        ``CollectionNotFoundError`` for one that is missing, ``ModelMismatchError`` for one of another checkpoint.
         """
-        from index.collection import list_collections
-        from index.errors import CollectionNotFoundError
-
-        names = list(dict.fromkeys(names)) or list_collections(store)
-        if not names:
-            raise CollectionNotFoundError(
-                f"no collection in {store}: make one with 'lhier embed' and 'lhier index build'"
-            )
-        embedder = Embedder.load(checkpoint, device=device, batch_size=batch_size)
-        opened: list[Collection] = []
+        encoder = Encoder(checkpoint, inference or InferenceSettings())
         try:
-            for name in names:
-                opened.append(Collection.open(store, name, model_hash=embedder.model_hash))  # noqa: PERF401
-        except Exception:
-            for collection in opened:
-                collection.close()
+            model_hash = encoder.ready().model_hash
+            collections = Collections(store, model_hash, names, image_root=image_root, device=search_device)
+            collections.open_all()
+            engine = cls(encoder, collections)
+            engine.self_check.start()
+        except BaseException:  # Ctrl-C as well: the worker is to end with us
+            encoder.close()
             raise
-        engine = cls(embedder, opened)
-        engine.warm_up()
         return engine
 
     @property
-    def collections(self) -> list[Collection]:
-        """The collections served, in the order they were named."""
-        return list(self._collections.values())
+    def model(self) -> EncoderInfo:
+        """What the encoder is."""
+        return self.encoder.info
 
     def collection(self, name: str | None = None) -> Collection:
-        """A collection by name, or the default one. Raises :class:`UnknownCollectionError`."""
-        try:
-            return self._collections[self.default if name is None else name]
-        except KeyError:
-            raise UnknownCollectionError(
-                f"no collection {name!r} is served here: expected one of {', '.join(self._collections)}"
-            ) from None
-
-    def warm_up(self) -> None:
-        """Embed a grey square, so the first real photo does not pay for lazy initialisation."""
-        self.embed([self.embedder.preprocessing(Image.new("RGB", (64, 64), "grey"))])
-
-    def prepare(self, data: bytes, max_pixels: int = MAX_PIXELS, min_side: int = MIN_SIDE) -> Tensor:
-        """Bytes of a photo -> the encoder's input (3, s, s). Raises :class:`~hyperbolic.images.ImageError`."""
-        tensor: Tensor = self.embedder.preprocessing(read_image(data, max_pixels=max_pixels, min_side=min_side))
-        return tensor
-
-    def embed(self, prepared: Sequence[Tensor]) -> np.ndarray:
-        """Prepared photos -> float32 space parts (n, d)."""
-        return self.embedder.embed_tensors(torch.stack(list(prepared)))
+        """A collection by name, or the default one. Raises as :meth:`Collections.use` does."""
+        return self.collections.get(name)
 
     def neighbours(
         self,
@@ -165,9 +138,10 @@ class Engine:
         return list(drawn.values())
 
     def close(self) -> None:
-        """Close every collection."""
-        for collection in self._collections.values():
-            collection.close()
+        """End the encoder and close every collection."""
+        self.self_check.close()
+        self.encoder.close()
+        self.collections.close()
 
 
 def _last_row(collection: Collection) -> int:

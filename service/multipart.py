@@ -8,19 +8,24 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.problems import Problem
 
-# A search has four fields; a few more are read so that the answer can name the unknown one.
-MAX_PARTS = 16
-MAX_FIELD_BYTES = 4096
+# A search has a dozen fields; a few more are read so that the answer can name the unknown one.
+MAX_FIELDS = 32
+MAX_FIELD_BYTES = 2**20
 MAX_HEADER_BYTES = 8192
 
 
 @dataclass(slots=True)
 class Part:
-    """One field of a form; ``is_file`` when it came with a file name."""
+    """One field of a form; a file when it came with a ``filename``."""
 
     name: str = ""
-    is_file: bool = False
+    filename: str | None = None
     data: bytearray = field(default_factory=bytearray)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a file, not text."""
+        return self.filename is not None
 
     @property
     def text(self) -> str:
@@ -28,15 +33,18 @@ class Part:
         return self.data.decode("utf-8", "replace")
 
 
-async def read_form(content_type: str, chunks: AsyncIterable[bytes], max_file_bytes: int) -> list[Part]:
+async def read_form(
+    content_type: str, chunks: AsyncIterable[bytes], max_file_bytes: int, max_files: int = 1
+) -> list[Part]:
     """The fields of a ``multipart/form-data`` body, in order.
 
-    Raises :class:`~service.problems.Problem`: 400 for a broken form, 413 for a file above ``max_file_bytes``.
+    Raises :class:`~service.problems.Problem`: 400 for a broken form, 413 for a file above ``max_file_bytes`` and for
+    more than ``max_files`` of them.
     """
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise _broken("its Content-Type names no boundary")
-    form = _Form(max_file_bytes)
+    form = _Form(max_file_bytes, max_files)
     try:
         parser = MultipartParser(
             boundary,
@@ -64,18 +72,18 @@ async def read_form(content_type: str, chunks: AsyncIterable[bytes], max_file_by
 class _Form:
     """What the parser calls as it goes through the body."""
 
-    def __init__(self, max_file_bytes: int) -> None:
+    def __init__(self, max_file_bytes: int, max_files: int) -> None:
         self.parts: list[Part] = []
         self.ended = False
-        self._max_file_bytes = max_file_bytes
+        self._max_file_bytes, self._max_files = max_file_bytes, max_files
         self._part = Part()
         self._name, self._value = bytearray(), bytearray()
         self._disposition = ""
         self._header_bytes = 0
 
     def begin(self) -> None:
-        if len(self.parts) >= MAX_PARTS:
-            raise _broken(f"it has more than {MAX_PARTS} fields")
+        if len(self.parts) >= MAX_FIELDS + self._max_files:
+            raise _broken(f"it has more than {MAX_FIELDS + self._max_files} fields")
         self._part, self._disposition, self._header_bytes = Part(), "", 0
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
@@ -96,7 +104,10 @@ class _Form:
         if b"name" not in options:
             raise _broken("a field has no name in its Content-Disposition")
         self._part.name = options[b"name"].decode("utf-8", "replace")
-        self._part.is_file = b"filename" in options
+        if b"filename" in options:
+            self._part.filename = options[b"filename"].decode("utf-8", "replace")
+            if sum(part.is_file for part in self.parts) >= self._max_files:
+                raise Problem(413, "too_many_images", f"at most {self._max_files} photos fit into one request")
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         part = self._part

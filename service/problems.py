@@ -14,7 +14,10 @@ from starlette.types import Scope
 
 from hyperbolic.images import ImageError
 from index.errors import ImageReferenceError, PointError, StoreError
-from service.engine import UnknownCollectionError, UnknownItemError
+from service.collections import CollectionUnavailableError, UnknownCollectionError
+from service.encoder.supervisor import EncoderUnavailableError
+from service.engine import UnknownItemError
+from service.tree import NoTreeError
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,7 @@ IMAGE_STATUS: dict[str, int] = {
     "unsupported_format": 415,
     "undecodable_image": 422,
     "unreadable_file": 404,
+    "crashed_decoder": 422,
 }
 HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 500: "internal_error"}
 
@@ -133,10 +137,16 @@ def install(app: FastAPI) -> None:
         logger.warning("event=image_not_found path=%s error=%r", request.url.path, str(error))
         return answer(request, Problem(404, "image_not_found", "the photo of this item is not there any more"))
 
+    async def on_unavailable(request: Request, error: Exception) -> Response:
+        return answer(request, Problem(503, "collection_unavailable", str(error), headers={"Retry-After": "10"}))
+
+    async def on_encoder(request: Request, error: Exception) -> Response:
+        return answer(request, Problem(503, "encoder_unavailable", str(error), headers={"Retry-After": "10"}))
+
     async def on_store(request: Request, error: Exception) -> Response:
         logger.error("event=collection_unavailable path=%s error=%r", request.url.path, str(error))
         return answer(
-            request, Problem(503, "collection_unavailable", "this collection cannot be read: the log says why")
+            request, Problem(503, "collection_unavailable", "this collection cannot be used now: the log says why")
         )
 
     app.add_exception_handler(Problem, on_problem)
@@ -145,6 +155,9 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(UnknownCollectionError, not_found("collection_not_found"))
     app.add_exception_handler(UnknownItemError, not_found("item_not_found"))
+    app.add_exception_handler(NoTreeError, not_found("tree_not_found"))
+    app.add_exception_handler(CollectionUnavailableError, on_unavailable)
+    app.add_exception_handler(EncoderUnavailableError, on_encoder)
     app.add_exception_handler(ImageReferenceError, on_reference)
     app.add_exception_handler(StoreError, on_store)
     app.add_exception_handler(PointError, on_point)

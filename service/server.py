@@ -90,8 +90,9 @@ def open_engine(settings: Settings) -> Engine:
         settings.checkpoint,
         settings.store,
         settings.collections,
-        device=settings.inference.device,
-        batch_size=settings.inference.max_batch,
+        inference=settings.inference,
+        image_root=settings.image_root,
+        search_device=settings.search_device,
     )
 
 

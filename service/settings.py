@@ -6,7 +6,7 @@
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -19,9 +19,17 @@ class _Section(BaseModel):
 
 
 class AuthSettings(_Section):
-    """Who may ask. ``read_key`` is asked for on every ``/v1`` path; without one the server stays on loopback."""
+    """Who may ask for what.
+
+    ``read_key`` is asked for on every ``/v1`` path, ``write_key`` where something changes; the write key opens both.
+    Without either, whoever can connect may do everything; with a read key alone, nobody may change anything.
+    ``former_read_keys`` and ``former_write_keys`` are taken as well, for as long as keys are being changed.
+    """
 
     read_key: SecretStr | None = Field(default=None, min_length=8)
+    write_key: SecretStr | None = Field(default=None, min_length=8)
+    former_read_keys: tuple[Annotated[SecretStr, Field(min_length=8)], ...] = ()
+    former_write_keys: tuple[Annotated[SecretStr, Field(min_length=8)], ...] = ()
     allow_anonymous: bool = False
 
 
@@ -29,20 +37,68 @@ class LimitSettings(_Section):
     """What one request may bring, and how many may be under way. Bytes, pixels and seconds."""
 
     body_bytes: PositiveInt = 32 * 2**20
+    upload_bytes: PositiveInt = 4 * 2**30  # archives of photos and snapshots, written to disk as they come
     image_bytes: PositiveInt = 20 * 2**20
     image_pixels: PositiveInt = 50_000_000
     image_min_side: PositiveInt = 3
+    images: PositiveInt = 32
     in_flight: PositiveInt = 64
     queued: Annotated[int, Field(ge=0)] = 256
     deadline_s: PositiveFloat = 30.0
 
 
 class InferenceSettings(_Section):
-    """Where the encoder runs and how many photos it takes at once."""
+    """Where the encoder runs and how many photos it takes at once.
+
+    ``runtime`` "auto" is OpenVINO on the CPU and torch elsewhere. A worker that makes no progress for ``stuck_s``
+    seconds with work before it is replaced.
+    """
 
     device: str = "cpu"
+    runtime: Literal["auto", "openvino", "torch", "onnxruntime"] = "auto"
+    precision: Literal["f32", "bf16"] = "f32"
     max_batch: PositiveInt = 16
     decode_threads: PositiveInt = min(4, os.cpu_count() or 1)
+    threads: PositiveInt | None = None
+    stuck_s: PositiveFloat = 60.0
+
+
+class QuotaSettings(_Section):
+    """How much the store may hold; writes beyond it are refused with 507. Bytes; None for no bound."""
+
+    store_bytes: PositiveInt | None = None
+    free_disk_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    memory_bytes: PositiveInt | None = None
+    collections: PositiveInt = 64
+    items: PositiveInt | None = None
+
+
+class UrlSettings(_Section):
+    """Queries by URL. ``allowed_hosts`` empty: any host whose every address is public."""
+
+    enabled: bool = False
+    timeout_s: PositiveFloat = 3.0
+    max_bytes: PositiveInt = 10_000_000
+    max_redirects: Annotated[int, Field(ge=0, le=10)] = 3
+    allowed_schemes: tuple[Literal["http", "https"], ...] = ("http", "https")
+    allowed_ports: tuple[Annotated[int, Field(gt=0, le=65535)], ...] = (80, 443)
+    allowed_hosts: tuple[str, ...] = ()
+
+
+class JobSettings(_Section):
+    """Long work in the background. Finished jobs and their files are forgotten after ``keep_days``."""
+
+    running: PositiveInt = 1
+    waiting: PositiveInt = 100
+    keep_days: PositiveFloat = 7.0
+
+
+class OperationSettings(_Section):
+    """How the process starts, stops and tells what it does. Seconds."""
+
+    drain_s: PositiveFloat = 25.0
+    log_format: Literal["text", "json"] = "text"
+    recall_probe_s: Annotated[float, Field(ge=0)] = 300.0
 
 
 class Settings(BaseSettings):
@@ -57,10 +113,16 @@ class Settings(BaseSettings):
     collections: tuple[str, ...] = ()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    image_root: Path | None = None
+    search_device: Literal["cpu", "cuda"] = "cpu"
     thumbnail_cache_bytes: Annotated[int, Field(ge=0)] = 64 * 2**20
     auth: AuthSettings = AuthSettings()
     limits: LimitSettings = LimitSettings()
     inference: InferenceSettings = InferenceSettings()
+    quotas: QuotaSettings = QuotaSettings()
+    urls: UrlSettings = UrlSettings()
+    jobs: JobSettings = JobSettings()
+    operation: OperationSettings = OperationSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -1,14 +1,17 @@
 """What one running application holds, and how routes reach it."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, cast
 from urllib.parse import quote, unquote
 
 from fastapi import Depends, Request
 from fastapi import Path as PathParameter
+from starlette.concurrency import run_in_threadpool
 
 from index.catalogue import Item
 from index.collection import Collection
+from service.collections import Served
 from service.engine import Engine
 from service.offload import OffLoopEngine
 from service.settings import Settings
@@ -33,15 +36,37 @@ async def service_state(request: Request) -> ServiceState:
 State = Annotated[ServiceState, Depends(service_state)]
 
 
-async def _collection(
-    state: State, collection: Annotated[str, PathParameter(description="Name of a collection.")]
-) -> Collection:
-    return state.engine.collection(unquote(collection))
+CollectionName = Annotated[str, PathParameter(description="Name of a collection.", min_length=1, max_length=64)]
+
+
+async def _leased(state: State, collection: CollectionName) -> AsyncIterator[Served]:
+    """Leased until the answer is made: a collection that is deleted or replaced meanwhile stays whole for it."""
+    collections, name = state.engine.collections, unquote(collection)
+    if collections.needs_opening(name):
+        await run_in_threadpool(collections.reopen, name)
+    with collections.use(name) as served:
+        yield served
+
+
+async def _leased_default(state: State) -> AsyncIterator[Served]:
+    async for served in _leased(state, quote(state.engine.collections.default, safe="")):
+        yield served
+
+
+NamedServed = Annotated[Served, Depends(_leased)]
+DefaultServed = Annotated[Served, Depends(_leased_default)]
+
+
+async def _collection(served: NamedServed) -> Collection:
+    return served.collection
+
+
+NamedCollection = Annotated[Collection, Depends(_collection)]
 
 
 def _item(
     state: State,
-    collection: Annotated[Collection, Depends(_collection)],
+    collection: NamedCollection,
     item_id: Annotated[
         str, PathParameter(description="Id of an item. Slashes may stand as they are or, to be safe, as %2F.")
     ],
@@ -50,7 +75,6 @@ def _item(
     return state.engine.item(collection, unquote(item_id))
 
 
-NamedCollection = Annotated[Collection, Depends(_collection)]
 NamedItem = Annotated[Item, Depends(_item)]
 
 

@@ -4,8 +4,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
 
-from service.schemas import MAX_LIMIT, CollectionInfo, Info, Limits
-from service.state import State
+from service.collections import State as CollectionState
+from service.schemas.common import MAX_LIMIT
+from service.schemas.info import CollectionInfo, Info, Limits
+from service.state import ServiceState, State
 
 router = APIRouter(prefix="/v1", tags=["info"])
 
@@ -21,18 +23,23 @@ def package_version() -> str:
 @router.get("/info")
 def info(state: State) -> Info:
     """Version, model, limits, and the collections with their counts and generations."""
-    embedder = state.engine.embedder
+    model = state.engine.model
     return Info(
         version=package_version(),
-        model_hash=embedder.model_hash,
-        backbone=embedder.backbone,
-        image_size=embedder.image_size,
-        embedding_dim=embedder.embedding_dim,
-        c=embedder.c,
+        model_hash=model.model_hash,
+        backbone=model.backbone,
+        image_size=model.image_size,
+        embedding_dim=model.embedding_dim,
+        c=model.c,
         limits=Limits(hits=MAX_LIMIT, **state.settings.limits.model_dump()),
-        default_collection=state.engine.default,
-        collections=[
-            CollectionInfo(name=collection.name, count=collection.count, generation=collection.generation)
-            for collection in state.engine.collections
-        ],
+        default_collection=state.engine.collections.default,
+        collections=[_collection_info(state, each) for each in state.engine.collections.states()],
     )
+
+
+def _collection_info(state: ServiceState, each: CollectionState) -> CollectionInfo:
+    if each.fault is not None:
+        return CollectionInfo(name=each.name, fault=each.fault)
+    with state.engine.collections.use(each.name) as served:
+        collection = served.collection
+        return CollectionInfo(name=each.name, count=collection.count, generation=collection.generation)

@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse
 from index.catalogue import Item
 from index.collection import Collection
 from service.problems import Problem
-from service.schemas import ItemAnswer, ScrollAnswer, ScrollRequest
+from service.schemas.items import ItemAnswer, ScrollAnswer, ScrollRequest
 from service.state import NamedCollection, NamedItem, State, item_url
 from service.thumbnails import entity_tag
 

@@ -17,4 +17,4 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(state: State) -> dict[str, object]:
     """Model and collections are loaded: requests are welcome."""
-    return {"status": "ok", "collections": [collection.name for collection in state.engine.collections]}
+    return {"status": "ok", "collections": state.engine.collections.names()}

@@ -1,19 +1,20 @@
 """Search by photo, stored item or point."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 from fastapi import APIRouter, Request
-from starlette.concurrency import run_in_threadpool
 
 from index.collection import Collection
+from service.bodies import only_photo, read_body
+from service.collections import Served
 from service.engine import Neighbours
 from service.middleware.request_context import record_timing
-from service.problems import Problem
-from service.schemas import FormSearchOptions, Hit, Include, QueryInfo, SearchAnswer, SearchRequest
-from service.state import NamedCollection, ServiceState, State, item_url
-from service.uploads import Asked, read_search
+from service.queries import point_of
+from service.schemas.query import Query
+from service.schemas.search import FormSearchOptions, Hit, Include, QueryInfo, SearchAnswer, SearchRequest
+from service.state import DefaultServed, NamedServed, ServiceState, State, item_url
 
 router = APIRouter(prefix="/v1", tags=["search"])
 
@@ -41,49 +42,32 @@ BODY_MODELS = (SearchRequest,)
 
 
 @router.post("/search", openapi_extra=BODY, response_model_exclude_unset=True)
-async def search(request: Request, state: State) -> SearchAnswer:
+async def search(request: Request, state: State, served: DefaultServed) -> SearchAnswer:
     """Nearest items of the default collection: ``curl -F file=@photo.jpg -F limit=5 HOST/v1/search``."""
-    return await _search(request, state, state.engine.collection())
+    return await _search(request, state, served)
 
 
 @router.post("/collections/{collection}/search", openapi_extra=BODY, response_model_exclude_unset=True)
-async def search_collection(request: Request, state: State, collection: NamedCollection) -> SearchAnswer:
+async def search_collection(request: Request, state: State, served: NamedServed) -> SearchAnswer:
     """Nearest items of a collection, by geodesic distance."""
-    return await _search(request, state, collection)
+    return await _search(request, state, served)
 
 
-async def _search(request: Request, state: ServiceState, collection: Collection) -> SearchAnswer:
-    asked = await read_search(request, state.settings.limits.image_bytes)
+async def _search(request: Request, state: ServiceState, served: Served) -> SearchAnswer:
+    body = await read_body(request, SearchRequest, FormSearchOptions, state.settings.limits)
     note = partial(record_timing, request.scope)
-    leave_out = asked.item_id
-    if asked.photo is not None:
-        space = await state.off_loop.embed_photo(asked.photo, note)
-    elif leave_out is not None:
-        space = (await run_in_threadpool(state.engine.item, collection, leave_out)).space
-    else:
-        space = _given_point(asked, collection)
+    query = only_photo(body.photos) if body.json is None else body.json.query
+    options = body.json or body.form
+    assert options is not None  # noqa: S101 - a body is one or the other
+    leave_out = query.item_id if isinstance(query, Query) else None
+    space = await point_of(state, served, query, note)
     found = await state.off_loop.neighbours(
-        collection, space, asked.options.limit, note, max_distance=asked.options.max_distance, leave_out=leave_out
+        served.collection, space, options.limit, note, max_distance=options.max_distance, leave_out=leave_out
     )
-    return _answer(found, collection, asked.options.include)
+    return _answer(found, served.collection, options.include)
 
 
-def _given_point(asked: Asked, collection: Collection) -> np.ndarray:
-    given = asked.embedding
-    if len(given) != collection.embedding_dim:
-        raise Problem(
-            422,
-            "wrong_dimension",
-            f"query.embedding: expected {collection.embedding_dim} numbers (the space part), got {len(given)}",
-        )
-    with np.errstate(over="ignore"):
-        space = np.asarray(given, dtype=np.float64).astype(np.float32)
-    if not np.isfinite(space).all():
-        raise Problem(422, "invalid_point", "query.embedding: a number is too large for 32-bit floating point")
-    return space
-
-
-def _answer(found: Neighbours, collection: Collection, include: list[Include]) -> SearchAnswer:
+def _answer(found: Neighbours, collection: Collection, include: Sequence[Include]) -> SearchAnswer:
     hits = []
     for hit in found.hits:
         fields: dict[str, Any] = {}

@@ -1,0 +1,261 @@
+"""Collections: those of one store that are served, each usable, broken, or coming and going while others serve."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index.collection import Collection, collection_folder, list_collections
+from index.errors import CollectionExistsError, ModelMismatchError, StoreError
+from index.files import sync, workspace
+from index.gpu import Device
+from index.plan import write_request
+from service.tree import ServedTree
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_COLLECTION = "default"
+RETRY_S = 10.0  # between attempts at opening a broken collection
+
+
+class UnknownCollectionError(LookupError):
+    """A collection that is not served."""
+
+
+class CollectionUnavailableError(RuntimeError):
+    """A collection that is served but cannot be read at present."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """How a collection stands: ``fault`` says why it cannot be used, None where it can."""
+
+    name: str
+    fault: str | None
+
+
+@dataclass(slots=True, eq=False)
+class Served:
+    """A collection and the tree over it while requests use them; closed when retired and the last of them has ended."""
+
+    collection: Collection
+    tree: ServedTree
+    users: int = 0
+    retired: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    name: str
+    opened: Served | None = None
+    fault: str | None = None
+    tried: float = field(default=float("-inf"))
+    suspected: bool = False
+
+
+class Collections:
+    """The collections of ``store`` that points of model ``model_hash`` may be searched in. Any thread may ask.
+
+    A collection that cannot be opened is broken, not missing: it is tried again every ten seconds, when it is asked
+    for. ``names`` restricts what is served; without them everything in the store is, whatever comes later included.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        model_hash: str,
+        names: Sequence[str] = (),
+        *,
+        image_root: Path | None = None,
+        device: Device = "cpu",
+    ) -> None:
+        self.store = store
+        self.model_hash = model_hash
+        self._image_root, self._device = image_root, device
+        self._lock = threading.RLock()
+        self._changing = threading.Lock()  # creating, deleting and restoring go one by one
+        self._entries = {name: _Entry(name) for name in dict.fromkeys(names) or list_collections(store)}
+
+    def open_all(self) -> None:
+        """Open every collection now. Raises ``StoreError`` for the first that cannot be, if none can."""
+        entries = list(self._entries.values())
+        errors = [error for entry in entries if (error := self._try_to_open(entry)) is not None]
+        if entries and len(errors) == len(entries):
+            raise errors[0]
+
+    @property
+    def default(self) -> str:
+        """The collection meant where none is named: "default", or the first there is."""
+        with self._lock:
+            return DEFAULT_COLLECTION if DEFAULT_COLLECTION in self._entries or not self._entries else self.names()[0]
+
+    def names(self) -> list[str]:
+        """The collections served, broken ones included."""
+        with self._lock:
+            return list(self._entries)
+
+    def states(self) -> list[State]:
+        """How each stands."""
+        with self._lock:
+            return [State(entry.name, entry.fault) for entry in self._entries.values()]
+
+    @contextmanager
+    def use(self, name: str | None = None) -> Iterator[Served]:
+        """A collection for as long as the block lasts, even if it is deleted or replaced meanwhile.
+
+        Raises :class:`UnknownCollectionError`, and :class:`CollectionUnavailableError` for a broken one.
+        """
+        served = self._lease(name)
+        try:
+            yield served
+        except StoreError:
+            self.suspect(served.collection.name)
+            raise
+        finally:
+            with self._lock:
+                served.users -= 1
+                self._close_if_unused(served)
+
+    def get(self, name: str | None = None) -> Collection:
+        """A collection that the caller knows to stay. Raises as :meth:`use` does."""
+        with self.use(name) as served:
+            return served.collection
+
+    def needs_opening(self, name: str | None = None) -> bool:
+        """Whether :meth:`use` would try to open it, which may take long. Raises :class:`UnknownCollectionError`."""
+        with self._lock:
+            entry = self._entry(name)
+            return entry.suspected or (entry.opened is None and time.monotonic() - entry.tried >= RETRY_S)
+
+    def reopen(self, name: str | None = None) -> None:
+        """Open a collection that is broken, or was found to be replaced on disk; :meth:`use` does it of itself."""
+        if not self.needs_opening(name):
+            return
+        with self._lock:
+            entry = self._entry(name)
+            if entry.suspected and entry.opened is not None and not _is_sound(entry.opened.collection):
+                self._retire(entry)
+            entry.suspected = False
+            if entry.opened is not None:
+                return
+            entry.tried = time.monotonic()  # by this caller alone
+        self._try_to_open(entry)  # without the lock: it may take long, and the other collections serve on
+
+    def suspect(self, name: str) -> None:
+        """Something went wrong in a collection: look at its next use whether it must be opened anew."""
+        with self._lock:
+            if name in self._entries:
+                self._entries[name].suspected = True
+
+    def create(self, name: str, *, embedding_dim: int, c: float, request: dict[str, Any], schema: Any = None) -> None:
+        """A new, empty collection of this model; ``request`` is its index as ``LorentzIndex.build`` takes it.
+
+        Raises ``CollectionExistsError`` and ``CollectionNameError``.
+        """
+        folder = collection_folder(self.store, name)
+        with self._changing:
+            if folder.exists():
+                raise CollectionExistsError(f"there is a collection {name!r} already: delete it first, or take another")
+            Collection.create(self.store, name, embedding_dim=embedding_dim, c=c, model_hash=self.model_hash).close()
+            write_request(folder, request)
+            self._put(name)
+
+    def delete(self, name: str) -> None:
+        """Delete a collection with everything in it; those who use it end first. :class:`UnknownCollectionError`."""
+        with self._changing:
+            with self._lock:
+                entry = self._entry(name)
+                del self._entries[entry.name]
+                self._retire(entry)
+            # Renamed first: a kill in the middle of deleting leaves no half collection.
+            folder = collection_folder(self.store, entry.name)
+            if folder.exists():
+                with workspace(folder) as temporary:
+                    folder.rename(temporary / folder.name)
+                    sync(folder.parent)
+
+    def replace(self, name: str, put: Callable[[], Collection]) -> None:
+        """Have ``put`` switch another collection into the store in place of ``name``, or as a new one, and serve that.
+
+        Whoever uses the old one goes on with it. Raises what ``put`` raises; then everything is as before.
+        """
+        with self._changing:
+            put().close()
+            with self._lock:
+                if (entry := self._entries.get(name)) is not None:
+                    self._retire(entry)
+            self._put(name)
+
+    def close(self) -> None:
+        """Close every collection that nobody uses, and the others when their last user has gone."""
+        with self._lock:
+            for entry in self._entries.values():
+                self._retire(entry)
+
+    def _lease(self, name: str | None) -> Served:
+        self.reopen(name)
+        with self._lock:
+            entry = self._entry(name)
+            if entry.opened is None:
+                raise CollectionUnavailableError(
+                    f"collection {entry.name!r} cannot be read at present: try again later"
+                )
+            entry.opened.users += 1
+            return entry.opened
+
+    def _entry(self, name: str | None) -> _Entry:
+        wanted = self.default if name is None else name
+        try:
+            return self._entries[wanted]
+        except KeyError:
+            served = ", ".join(self._entries) or "none yet"
+            raise UnknownCollectionError(f"no collection {wanted!r:.80} is served here (there is: {served})") from None
+
+    def _put(self, name: str) -> None:
+        with self._lock:
+            entry = self._entries.setdefault(name, _Entry(name))
+            entry.tried = time.monotonic()
+        if (error := self._try_to_open(entry)) is not None:
+            raise error
+
+    def _try_to_open(self, entry: _Entry) -> StoreError | None:
+        try:
+            collection = Collection.open(
+                self.store, entry.name, model_hash=self.model_hash, image_root=self._image_root, device=self._device
+            )
+        except StoreError as error:
+            fault = "another model embedded it" if isinstance(error, ModelMismatchError) else "it cannot be read"
+            logger.error("event=collection_broken collection=%s error=%r", entry.name, str(error))  # noqa: TRY400
+            with self._lock:
+                entry.fault = fault
+            return error
+        with self._lock:
+            if self._entries.get(entry.name) is entry:
+                entry.opened, entry.fault = Served(collection, ServedTree(collection)), None
+            else:  # deleted meanwhile
+                collection.close()
+        return None
+
+    def _retire(self, entry: _Entry) -> None:
+        opened, entry.opened, entry.tried = entry.opened, None, float("-inf")
+        if opened is not None:
+            opened.retired = True
+            self._close_if_unused(opened)
+
+    def _close_if_unused(self, opened: Served) -> None:
+        if opened.retired and not opened.users:
+            opened.users = -1  # once
+            opened.collection.close()
+
+
+def _is_sound(collection: Collection) -> bool:
+    try:
+        collection.catalogue.require_current()
+        collection.catalogue.count()
+    except StoreError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""What requests and answers hold, by subject. Unknown fields are refused, never ignored."""
