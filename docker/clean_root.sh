@@ -12,7 +12,6 @@
 # what PIP_MOUNTS names ("/wheels /more") are bound into the build; nothing of them stays in the image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-repo=$PWD
 
 [ "$(id -u)" = 0 ] || { echo "clean_root: needs root, for chroot and mount" >&2; exit 2; }
 for tool in buildah debootstrap unshare setpriv nsenter curl python3; do
@@ -29,7 +28,7 @@ fi
 mkdir -p "$work"/{storage,run,tmp,base}
 data=$(mktemp -d "$work/data-XXXX")
 export TMPDIR=$work/tmp
-container= namespace=
+container="" namespace=""
 
 b() { buildah --root "$work/storage" --runroot "$work/run" "$@"; }
 say() { printf '== %s\n' "$*"; }
@@ -128,12 +127,15 @@ say "as $(in_image id)"
 in_image sh -c 'touch /data/x && rm /data/x' || fail "/data cannot be written"
 
 say "a small store, made by the image's own commands"
-in_image lhier data specimens /data/specimens --species 12 --images 5 --workers 1 >"$work/store.log" 2>&1 \
-    && in_image lhier train specimens-lhier-128 --out /data/checkpoint --cache /data/cache/features \
-        --set 'data.root="/data/specimens"' --set train.steps=10 --set train.classes_per_batch=4 --set train.images_per_class=2 >>"$work/store.log" 2>&1 \
-    && in_image lhier embed /data/checkpoint /data/specimens/images --out /data/points >>"$work/store.log" 2>&1 \
-    && in_image lhier index build /data/points --store /data/store >>"$work/store.log" 2>&1 \
-    || { tail -20 "$work/store.log" >&2; fail "no store"; }
+make_store() {
+    in_image lhier data specimens /data/specimens --species 12 --images 5 --workers 1
+    in_image lhier train specimens-lhier-128 --out /data/checkpoint --cache /data/cache/features \
+        --set 'data.root="/data/specimens"' --set train.steps=10 --set train.classes_per_batch=4 --set train.images_per_class=2
+    in_image lhier embed /data/checkpoint /data/specimens/images --out /data/points
+    in_image lhier index build /data/points --store /data/store
+}
+(make_store) >"$work/store.log" 2>&1 &  # not under `if` or `||`, where set -e sleeps
+wait $! || { tail -20 "$work/store.log" >&2; fail "no store"; }
 photo=$(find "$data/specimens/images" -name '*.jpg' | sort | head -1)
 
 port=$(python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
