@@ -1,4 +1,4 @@
-"""What can be said of the images and of compose without a Docker engine; docker/clean_root.sh performs the Dockerfile."""
+"""What can be said of images and compose without a Docker engine; docker/clean_root.sh performs the Dockerfile."""
 
 import difflib
 import json
