@@ -24,13 +24,17 @@ class ArchiveSource:
 
     name: str
     archives: tuple[Place, ...] = field(repr=False)
+    most_photos: int | None = None
 
     @classmethod
-    def open(cls, pattern: str) -> "ArchiveSource":
-        """From a path or URL, or a pattern with ``*``. Raises :class:`EmbeddingsError` where it means no file."""
+    def open(cls, pattern: str, *, most_photos: int | None = None) -> "ArchiveSource":
+        """From a path or URL, or a pattern with ``*``. Raises :class:`EmbeddingsError` where it means no file.
+
+        ``most_photos``: refuse an archive that holds more, before their names take all memory.
+        """
         place = Place.of(pattern)
         if "*" not in pattern:
-            return cls(place.name, (place,))
+            return cls(place.name, (place,), most_photos)
         if place.local is not None:
             fixed = next(parent for parent in place.local.parents if "*" not in str(parent))
             found = sorted(map(str, fixed.glob(str(place.local.relative_to(fixed)))))
@@ -38,7 +42,7 @@ class ArchiveSource:
             found = sorted(place.system.unstrip_protocol(path) for path in place.system.glob(place.base))
         if not found:
             raise EmbeddingsError(f"no archive is named {place.name}")
-        return cls(place.name, tuple(Place.of(path) for path in found))
+        return cls(place.name, tuple(Place.of(path) for path in found), most_photos)
 
     @property
     def image_root(self) -> Path | None:
@@ -51,7 +55,7 @@ class ArchiveSource:
         for number, archive in enumerate(self.archives):
             prefix = f"{PurePosixPath(archive.base).stem}/" if len(self.archives) > 1 else ""
             stamp = archive.stamp()
-            for member, labels in _members(archive):
+            for member, labels in _members(archive, self.most_photos):
                 photo = Photo(
                     prefix + member.name,
                     prefix + member.name,
@@ -73,7 +77,7 @@ class ArchiveSource:
         return self.archives[number].bytes(offset, offset + size)
 
 
-def _members(archive: Place) -> list[tuple[tarfile.TarInfo, tuple[str, ...]]]:
+def _members(archive: Place, most: int | None) -> list[tuple[tarfile.TarInfo, tuple[str, ...]]]:
     from hyperbolic.images import IMAGE_SUFFIXES
 
     photos: list[tarfile.TarInfo] = []
@@ -89,6 +93,8 @@ def _members(archive: Place) -> list[tuple[tarfile.TarInfo, tuple[str, ...]]]:
                 member.name = plain_path(member.name, archive.name, "the archive")
                 if name.suffix.lower() in IMAGE_SUFFIXES:
                     photos.append(member)
+                    if most is not None and len(photos) > most:
+                        raise tarfile.ReadError(f"it holds more than {most:,} photos: split it")
                 elif name.suffix in (".json", ".cls") and member.size <= LARGEST_SIDECAR:
                     content = tar.extractfile(member)
                     told = _labels(content.read() if content else b"", name.suffix)
