@@ -126,7 +126,7 @@ def test_exif_turns_photos_upright(encoder: Encoder) -> None:
 
 
 def test_neighbours_of_poison_get_the_points_they_have_alone(encoder: Encoder, embedder: Embedder) -> None:
-    photos, bad = readable(), poison() | {name: (data, "image_too_large") for name, data in bombs().items()}
+    photos, bad = readable(), poison() | {f"{name} bomb": (data, "image_too_large") for name, data in bombs().items()}
     alone = np.stack([encoder.submit(photo).result(WAIT_S) for photo in photos.values()])
     rng = np.random.default_rng(0)
     for _ in range(3):
