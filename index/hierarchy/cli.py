@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from index.catalogue import Catalogue
     from index.collection import Collection
     from index.hierarchy.calibration import Fit
-    from index.hierarchy.identity import Predecessor
     from index.hierarchy.tree import Hierarchy
 
 SAID = 5  # names that are listed
@@ -88,13 +87,14 @@ def build(
     lhier hierarchy build store --validation points-val
     """
     from index.hierarchy.fitting import fit
+    from index.hierarchy.former import predecessor
     from index.hierarchy.tree import Hierarchy
 
     start = time.monotonic()
     with plain_errors(), catalogue_of(store, name) as catalogue:
         folder = hierarchy_folder(store, name)
         held_out = _validation(validation, catalogue) if validation else None
-        previous = _previous(folder, catalogue)
+        previous = predecessor(folder, catalogue, lambda text: click.echo(text, err=True))
         click.echo(f"tree: {catalogue.count()} photos", err=True)
         tree = Hierarchy.from_catalogue(
             catalogue, with_labels=not ignore_labels, previous=previous, max_children=max_children, min_size=min_size
@@ -168,21 +168,6 @@ def _require_known_labels(tree: "Hierarchy", paths: list[tuple[str, ...]]) -> No
             f"no validation photo has a label that the collection knows (theirs are like {theirs!r}, the collection's "
             f"like {ours!r}): run 'lhier embed' on the folder in which the same top folders lie"
         )
-
-
-def _previous(folder: Path, catalogue: "Catalogue") -> "Predecessor | None":
-    from index.hierarchy.former import read_former
-    from index.hierarchy.store import FORMER, TREE, HierarchyError, read_names
-    from index.hierarchy.tree import Hierarchy
-
-    read_names(folder)  # damaged, they must be restored before the ids that they belong to are replaced
-    for part, read in ((TREE, Hierarchy.load), (FORMER, read_former)):
-        if (folder / part).is_dir():
-            try:
-                return read(folder, catalogue)
-            except HierarchyError as error:
-                click.echo(f"the former tree is of no use, so nodes get new ids: {error}", err=True)
-    return None
 
 
 def _fit_summary(found: "Fit | None") -> dict[str, Any] | None:

@@ -10,7 +10,9 @@ former/items.npz       rows, owners
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,6 +28,9 @@ from index.hierarchy.store import (
     read_names,
     write_manifest,
 )
+
+if TYPE_CHECKING:
+    from index.hierarchy.identity import Predecessor
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +79,24 @@ def carry_over(collection: Path, successor: Path, catalogue: Catalogue) -> None:
         nodes=len(members.ids),
     )
     logger.info("event=hierarchy_carried_over folder=%s nodes=%d items=%d", new, len(members.ids), len(rows))
+
+
+def predecessor(folder: Path, catalogue: Catalogue, note: Callable[[str], None]) -> "Predecessor | None":
+    """What the next tree in `folder` takes ids and names over from: the tree there, or what is left of one.
+
+    `note` is told why one is of no use. :class:`~index.hierarchy.store.HierarchyError` for damaged names, which must be
+    restored before the ids that they belong to are replaced.
+    """
+    from index.hierarchy.tree import Hierarchy
+
+    read_names(folder)
+    for part, read in ((TREE, Hierarchy.load), (FORMER, read_former)):
+        if (folder / part).is_dir():
+            try:
+                return read(folder, catalogue)
+            except HierarchyError as error:
+                note(f"the former tree is of no use, so nodes get new ids: {error}")
+    return None
 
 
 def read_former(folder: Path, catalogue: Catalogue) -> Members:

@@ -64,6 +64,13 @@ class Items:
         """Whether any item has ever had a label."""
         return len(self.paths) > 1
 
+    def copy(self) -> "Items":
+        """The same items in arrays of their own."""
+        other = Items(self.rows.copy(), self.space.copy(), self.owners.copy(), self.codes.copy(), self.paths)
+        other._order = None if self._order is None else self._order.copy()
+        other._starts = self._starts.copy()
+        return other
+
     def positions(self, rows: npt.ArrayLike) -> Int64:
         """Where each row stands, -1 where there is no such item."""
         wanted = np.asarray(rows, dtype=np.int64)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
 from index.distances import Float64, radii
-from index.hierarchy.items import Items
+from index.hierarchy.items import Items, Labels
 from index.kmeans import centroids_of_sums, lifted
 
 Float32 = npt.NDArray[np.float32]
@@ -89,6 +89,7 @@ class Nodes:
         self._children = [tuple(found) for found in children]
         self._places = {id_: index for index, id_ in enumerate(self.ids)}
         self._exemplars: dict[int, tuple[int, ...]] = {}
+        self._histograms: dict[int, tuple[dict[Labels, int], ...]] = {}
 
     def _place(self, nodes: Int64) -> None:
         """Centroids of some nodes from their sums; every ancestor of a node that is named must be named too."""
@@ -116,6 +117,7 @@ class Nodes:
         touched = {index for owner in set(owners.tolist()) for index in self.ancestors(owner)}
         for index in touched:
             self._exemplars.pop(index, None)
+            self._histograms.pop(index, None)
         self._place(np.array(sorted(touched)))
 
     def _drop_nodes(self, owners: Int32 | Int64) -> None:

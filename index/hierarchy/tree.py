@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -220,7 +221,12 @@ class Hierarchy(Nodes):
         return self._exemplars[index]
 
     def labels(self, index: int) -> tuple[dict[Labels, int], ...]:
-        """How often each label prefix occurs under a node, one dict per level; see :class:`Node`."""
+        """How often each label prefix occurs under a node, one dict per level; see :class:`Node`. Not to be changed."""
+        if index not in self._histograms:
+            self._histograms[index] = self._histogram(index)
+        return self._histograms[index]
+
+    def _histogram(self, index: int) -> tuple[dict[Labels, int], ...]:
         paths = self.items.paths
         if len(paths) == 1:
             return ()
@@ -235,6 +241,16 @@ class Hierarchy(Nodes):
         return tuple(
             dict(sorted(level.items(), key=lambda entry: (-entry[1], entry[0]))[:LABELS_KEPT]) for level in levels
         )
+
+    def copy(self) -> Self:
+        """The same tree as an object of its own: one of them may be changed while others read the other."""
+        other = copy(self)
+        other.ids, other.names = self.ids.copy(), self.names.copy()
+        other.heights, other.sizes = self.heights.copy(), self.sizes.copy()
+        other.radii, other.space, other._sums = self.radii.copy(), self.space.copy(), self._sums.copy()
+        other.items = self.items.copy()
+        other._exemplars, other._histograms = self._exemplars.copy(), self._histograms.copy()
+        return other
 
     def attach(self, space: npt.ArrayLike, rows: npt.ArrayLike, labels: Sequence[Labels] | None = None) -> Int32:
         """Add items without a rebuild: space parts (n, d), rows (n,), label paths. Returns their owners (n,).
