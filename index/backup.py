@@ -20,6 +20,7 @@ from index.errors import (
 )
 from index.files import new_folder, sha256, sync, workspace
 from index.lorentz_index import LorentzIndex
+from index.metadata import SCHEMA_FILE
 from index.plan import REQUEST_FILE, read_request
 from index.snapshot import list_generations, newest_valid_generation, write_generation
 from index.snapshot_file import (
@@ -106,7 +107,8 @@ def restore_snapshot(
     It is unpacked and checked beside the collection `name` (that of the snapshot by default), then switched in at a
     stroke; where anything is wrong, the store is as before. An existing collection is refused
     (:class:`CollectionExistsError`) unless `replace`, and then must be of the same model. Whoever has the old one open
-    goes on searching it, and is refused writes.
+    goes on searching it, and is refused writes. Uploaded photos (:mod:`index.uploads`) are in no snapshot: those of the
+    store stay where they are, and the restored items find those that are still there.
 
     `model_hash`: refuse points of any other model (:class:`ModelMismatchError`). `image_root`: where the photos lie
     now. `checksum`: the SHA-256 of the whole file. `trusted=False`, for a file from somebody else: its index is not
@@ -176,8 +178,9 @@ def _open_caches(folder: Path, stack: ExitStack, left_out: list[str]) -> dict[st
     from index.hierarchy.store import read_names
 
     files: dict[str, IO[bytes]] = {}
-    with suppress(FileNotFoundError):
-        files[REQUEST_FILE] = stack.enter_context((folder / REQUEST_FILE).open("rb"))
+    for name in (REQUEST_FILE, SCHEMA_FILE):
+        with suppress(FileNotFoundError):
+            files[name] = stack.enter_context((folder / name).open("rb"))
     hierarchy, generations = folder / "hierarchy", folder / GENERATIONS
     if read_names(hierarchy):  # damaged, nobody could restore them: HierarchyError
         files["hierarchy/names.json"] = stack.enter_context((hierarchy / "names.json").open("rb"))

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,8 @@ CREATE INDEX items_by_sequence ON items (sequence);
 CREATE TABLE deletions (row INTEGER PRIMARY KEY, sequence INTEGER NOT NULL);
 CREATE INDEX deletions_by_sequence ON deletions (sequence);
 """
+# Made with the first upload: most collections have none.
+INDEX_OF_UPLOADS = "CREATE INDEX IF NOT EXISTS items_by_upload ON items (image) WHERE image GLOB 'upload:*'"
 _COLUMNS = "row, id, space, labels, metadata, image, checksum, sequence"
 
 
@@ -60,6 +62,14 @@ class Item:
     image: str | None = None
     row: int = 0
     sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Where a written item is, and whether its id is new."""
+
+    row: int
+    created: bool
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,6 +98,8 @@ class Catalogue:
         self.path = path
         self._connection = connection
         self._lock = threading.RLock()
+        self._second: sqlite3.Connection | None = None
+        self._second_lock = threading.Lock()
         self._file = _identity(path)
         meta = self._read_meta()
         self.embedding_dim = int(meta["embedding_dim"])
@@ -165,8 +177,10 @@ class Catalogue:
 
     def close(self) -> None:
         """Close the database; the object is of no use afterwards."""
-        with self._lock:
-            self._connection.close()
+        with self._second_lock, self._lock:
+            for connection in (self._connection, self._second):
+                if connection is not None:
+                    connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -188,6 +202,10 @@ class Catalogue:
 
         All of them in one transaction, or none: :class:`PointError` for a bad point, id or metadata.
         """
+        return [put.row for put in self.put(items)]
+
+    def put(self, items: Sequence[Item]) -> list[Put]:
+        """:meth:`upsert`, telling which were there before."""
         if not items:
             return []
         ids = [_valid_id(item.id) for item in items]
@@ -210,6 +228,8 @@ class Catalogue:
             )
             values.append((*row, _checksum(*row)))
         with self._write() as sequence:
+            # Rows are never given again: what is new comes after all there ever were.
+            last = self._rows("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'items'")[0][0]
             self._connection.executemany(
                 "INSERT INTO items (id, space, labels, metadata, image, checksum, sequence) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -219,7 +239,7 @@ class Catalogue:
                 [(*value, sequence) for value in values],
             )
             rows = dict(self._by("id", ids, "id, row"))
-        return [rows[id_] for id_ in ids]
+        return [Put(rows[id_], created=rows[id_] > last) for id_ in ids]
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete items by id; ids that do not exist are passed over. Returns how many were deleted."""
@@ -243,10 +263,47 @@ class Catalogue:
             found = {values[0]: self._item(values) for values in self._by("row", wanted, _COLUMNS)}
         return [found.get(row) for row in wanted]
 
+    def images_of(self, ids: Sequence[str]) -> set[str]:
+        """What the items of those ids refer to as their photos."""
+        return {image for (image,) in self._by("id", ids, "image") if image is not None}
+
+    def refers_to(self, upload: str) -> bool:
+        """Whether any item has that uploaded photo (:mod:`index.uploads`).
+
+        Raises :class:`CatalogueError` where the file was replaced since it was opened: then nobody knows.
+        """
+        self.require_current()
+        query = "SELECT 1 FROM items WHERE image = ? AND image GLOB 'upload:*' LIMIT 1"  # as in INDEX_OF_UPLOADS
+        return bool(self._rows(query, (upload,)))
+
+    def add_indexes(self, statements: Sequence[str]) -> None:
+        """Run ``CREATE INDEX IF NOT EXISTS`` statements. No new sequence number."""
+        with self._transaction():
+            for statement in statements:
+                self._connection.execute(statement)
+
     def items(self, after: int = 0, limit: int = 100) -> list[Item]:
         """Items in the order of their rows, from the first row above `after`."""
         query = f"SELECT {_COLUMNS} FROM items WHERE row > ? ORDER BY row LIMIT ?"  # noqa: S608
         return [self._item(values) for values in self._rows(query, (after, limit))]
+
+    def select(self, columns: str, where: str, values: Mapping[str, str | int]) -> tuple[int, list[tuple[Any, ...]]]:
+        """`columns` of the items for which `where` holds, in any order, and the sequence number they are of.
+
+        Both are SQL of our own (:mod:`index.filters`), with `values` for its parameters. A long scan keeps nobody
+        else waiting: it has a connection of its own, where the file lets it.
+        """
+        with self._reader() as connection:
+            try:
+                connection.execute("BEGIN")  # one state of the database for both queries
+                sequence = connection.execute("SELECT value FROM meta WHERE key = 'sequence'").fetchone()[0]
+                query = f"SELECT {columns} FROM items WHERE {where}"  # noqa: S608 - our own names, no values
+                return int(sequence), connection.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                raise self._damaged(error) from error
+            finally:
+                if connection.in_transaction:
+                    connection.execute("COMMIT")
 
     def changes(self, after: int = 0) -> Changes:
         """Everything a copy at sequence `after` lacks; with 0, the whole collection."""
@@ -342,6 +399,26 @@ class Catalogue:
                 return self._connection.execute(query, values).fetchall()
             except sqlite3.DatabaseError as error:
                 raise self._damaged(error) from error
+
+    @contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """A connection for a long read, held by this caller alone."""
+        with self._second_lock:
+            if self._second is None:
+                with self._lock:
+                    mode = self._connection.execute("PRAGMA locking_mode").fetchone()[0]
+                    if mode == "exclusive":  # the file is this one connection's
+                        yield self._connection
+                        return
+                    try:
+                        second = _connected(self.path, frozen=_is_frozen(self.path))
+                    except sqlite3.Error as error:
+                        raise self._damaged(error) from error
+                    if _identity(self.path) != self._file:
+                        second.close()
+                        self.require_current()
+                    self._second = second
+            yield self._second
 
     def _damaged(self, error: Exception) -> CatalogueError:
         return CatalogueError(f"{self.path} cannot be read ({error})")

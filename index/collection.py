@@ -3,16 +3,16 @@
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from index.catalogue import Catalogue, Item
+from index.catalogue import INDEX_OF_UPLOADS, Catalogue, Item, Put
 from index.distances import radii
 from index.errors import (
     CollectionExistsError,
@@ -26,9 +26,12 @@ from index.files import new_folder, sweep
 from index.gpu import Device
 from index.locks import ReadWriteLock
 from index.lorentz_index import LorentzIndex
-from index.plan import is_quick, read_request
+from index.metadata import MetadataSchema, index_statements, read_schema, write_schema
+from index.plan import is_quick, read_request, write_request
+from index.ranking import Ranking, ranked
 from index.rebuild import Rebuild
 from index.snapshot import newest_valid_generation, read_generation, write_generation
+from index.uploads import Uploads, is_upload, reference_of, uploads_folder
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +94,8 @@ class Collection:
         self._device = device
         index.use(device)
         self.image_root = image_root or catalogue.image_root
+        self.uploads = Uploads(uploads_folder(folder))
+        self.schema = read_schema(folder)
         self._generation = generation
         self._sequence = sequence
         self._lock = ReadWriteLock()
@@ -107,23 +112,35 @@ class Collection:
         model_hash: str,
         image_root: Path | None = None,
         checkpoint: Path | None = None,
+        request: Mapping[str, Any] | None = None,
+        schema: MetadataSchema | None = None,
     ) -> Self:
-        """A new, empty collection; :class:`CollectionExistsError` where there is one."""
+        """A new, empty collection; :class:`CollectionExistsError` where there is one.
+
+        `request`: what :meth:`LorentzIndex.build` is to be asked for, whenever the index is built. `schema`: the
+        fields of metadata that are checked at writes and quick to filter by.
+        """
         folder = collection_folder(store, name)
         if folder.exists():
             raise CollectionExistsError(
                 f"the store {store} has a collection {name!r} already: open it, or replace it with "
                 f"'lhier index build --replace'"
             )
+        Uploads(uploads_folder(folder)).delete()  # of a former collection, whose deletion was cut short
         with new_folder(folder) as temporary:
-            Catalogue.create(
+            with Catalogue.create(
                 temporary / "catalogue.sqlite",
                 embedding_dim=embedding_dim,
                 c=c,
                 model_hash=model_hash,
                 image_root=image_root,
                 checkpoint=checkpoint,
-            ).close()
+            ) as catalogue:
+                if schema is not None:
+                    catalogue.add_indexes(index_statements(schema))
+                    write_schema(temporary, schema)
+            if request is not None:
+                write_request(temporary, dict(request))
         return cls._open(folder)
 
     @classmethod
@@ -187,6 +204,8 @@ class Collection:
                 collection._rebuild()
             if not found or replayed >= REPLAY_WORTH_KEEPING:
                 collection._try_snapshot()
+            if collection.uploads.exist and os.access(folder, os.W_OK):
+                collection.uploads.recover(catalogue.refers_to)
             # Also where the process that was building another one was killed.
             if (reason := collection.index.outgrown) and os.access(folder, os.W_OK):
                 collection._rebuilding.start(reason)
@@ -283,6 +302,24 @@ class Collection:
             _, distances, rows = self.index.range_search(np.asarray(space)[None], radius, allowed=allowed)
             return self._hits(distances, rows, exact=True)
 
+    def rank(
+        self,
+        spaces: npt.ArrayLike,
+        k: int,
+        *,
+        radius: float | None = None,
+        allowed: npt.ArrayLike | None = None,
+        exact: bool = False,
+    ) -> list[Ranking]:
+        """:meth:`search_batch` without fetching the items, and with a `radius` that none may lie beyond.
+
+        With a `radius` every ranking is proven exact, whatever the kind of the index.
+        """
+        with self._reading():
+            found = list(ranked(self.index, np.asarray(spaces), k, radius=radius, allowed=allowed, exact=exact))
+            state = self._sequence, self._generation
+        return [Ranking(*each, *state) for each in found]
+
     def item(self, item_id: str) -> Item | None:
         """The item of that id, if there is one."""
         return self.catalogue.get(item_id)
@@ -302,17 +339,33 @@ class Collection:
 
         Raises :class:`PointError` for a bad point, id, or metadata.
         """
+        return [put.row for put in self.put(items)]
+
+    def put(self, items: Sequence[Item], photos: Mapping[str, bytes] | None = None) -> list[Put]:
+        """:meth:`upsert`, telling which items are new, with photos to keep for them (:mod:`index.uploads`).
+
+        `photos`: the bytes of an image file by the id of its item, whose `image` is then this photo. They are on the
+        disk before the items are. Raises :class:`PointError` as :meth:`upsert` does, for metadata against the
+        collection's schema too, ``ImageError`` for a photo of no known format, and ``OSError`` where there is no room.
+        """
+        photos = photos or {}
+        items = [replace(item, image=reference_of(photos[item.id])) if item.id in photos else item for item in items]
         for item in items:
-            if item.image is not None:
+            if item.image is not None and not is_upload(item.image):
                 _relative_image(item)
-        with self._lock.write():
-            rows = self.catalogue.upsert(items)
+            if faults := self.schema.faults(item.metadata):
+                raise PointError(f"item {item.id!r}: metadata: {'; '.join(faults)}")
+        if photos and not self.uploads.exist:
+            self.catalogue.add_indexes([INDEX_OF_UPLOADS])
+        with self._changing_photos([item.id for item in items], photos.values()), self._lock.write():
+            put = self.catalogue.put(items)
             self._replay()
-        return rows
+        return put
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete items by id; unknown ids are passed over. Returns how many were deleted."""
-        with self._lock.write():
+        """Delete items by id, with their uploaded photos; unknown ids are passed over. Returns how many were
+        deleted."""
+        with self._changing_photos(ids, ()), self._lock.write():
             deleted = self.catalogue.delete(ids)
             self._replay()
         return deleted
@@ -337,6 +390,8 @@ class Collection:
         Raises :class:`ImageReferenceError` where the file is gone, or lies outside the image folder, be it
         by `..`, by an absolute path or by a link.
         """
+        if item.image is not None and is_upload(item.image):
+            return self.uploads.path(item.image)
         if item.image is None or self.image_root is None:
             return None
         try:
@@ -350,6 +405,10 @@ class Collection:
                 f"the photo of item {item.id!r} is no file inside {self.image_root}: it is not given out"
             )
         return path
+
+    def _changing_photos(self, ids: Sequence[str], photos: Iterable[bytes]) -> AbstractContextManager[None]:
+        catalogue = self.catalogue
+        return self.uploads.change(photos, lambda: catalogue.images_of(ids), catalogue.refers_to)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

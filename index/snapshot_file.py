@@ -2,6 +2,7 @@
 
 catalogue.sqlite                    the truth, as it stood at one moment
 index_request.json                  what the index was asked to be, where that is known
+metadata_schema.json                the declared fields of its metadata, where there are any
 generations/<name>/...              the newest whole index, which saves the restored collection building one
 hierarchy/tree/..., names.json      the tree and the names people gave, where there are any
 hierarchy/former/...                what its successor takes the names over by, where there is no tree
@@ -23,6 +24,7 @@ from typing import IO, Any, NamedTuple, Self
 
 from index.errors import SnapshotError
 from index.files import sha256
+from index.metadata import SCHEMA_FILE
 from index.plan import REQUEST_FILE
 
 FORMAT, FORMAT_VERSION = "lhier-snapshot", 1
@@ -32,7 +34,8 @@ BLOCK = 1 << 20  # bytes read at a time
 
 _FILE = r"[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*"
 _MEMBER = re.compile(
-    rf"{re.escape(CATALOGUE)}|{re.escape(REQUEST_FILE)}|{GENERATIONS}/[0-9][0-9A-Za-z-]*/({_FILE}|index/{_FILE})"
+    rf"{re.escape(CATALOGUE)}|{re.escape(REQUEST_FILE)}|{re.escape(SCHEMA_FILE)}"
+    rf"|{GENERATIONS}/[0-9][0-9A-Za-z-]*/({_FILE}|index/{_FILE})"
     rf"|hierarchy/names\.json|hierarchy/(tree|former)/{_FILE}"
 )
 # What tarfile and a manifest's reader raise over other bytes than expected. An OSError speaks for itself.
