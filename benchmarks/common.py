@@ -34,6 +34,10 @@ PACKAGES = (
     "openvino",
     "pillow",
     "pyarrow",
+    "fastapi",
+    "uvicorn",
+    "uvloop",
+    "litserve",
     "ray",
 )
 
