@@ -55,6 +55,7 @@ class Problem(Exception):  # noqa: N818 - RFC 9457 calls it a problem
 
     def response(self, scope: Scope) -> Response:
         """The problem as an HTTP answer to the request of ``scope``."""
+        scope.setdefault("state", {})["problem"] = self.code  # for the metrics
         content: dict[str, Any] = {
             "type": f"urn:lhier:problem:{self.code}",
             "title": self.code.replace("_", " ").capitalize(),

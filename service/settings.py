@@ -24,17 +24,61 @@ class AuthSettings(_Section):
     ``read_key`` is asked for on every ``/v1`` path, ``write_key`` where something changes; the write key opens both.
     Without either, whoever can connect may do everything; with a read key alone, nobody may change anything.
     ``former_read_keys`` and ``former_write_keys`` are taken as well, for as long as keys are being changed.
+    ``read_key_file`` and ``write_key_file`` name files that hold a key (secrets of Docker and Kubernetes).
+    ``hosts`` are further names by which a service without keys may be asked on this machine.
     """
 
     read_key: SecretStr | None = Field(default=None, min_length=8)
     write_key: SecretStr | None = Field(default=None, min_length=8)
+    read_key_file: Path | None = None
+    write_key_file: Path | None = None
     former_read_keys: tuple[Annotated[SecretStr, Field(min_length=8)], ...] = ()
     former_write_keys: tuple[Annotated[SecretStr, Field(min_length=8)], ...] = ()
     allow_anonymous: bool = False
+    hosts: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_from_files(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        given = {name: value for name, value in given.items() if value is not None and value != ""}  # compose passes ""
+        for name in ("read_key", "write_key"):
+            if (path := given.get(f"{name}_file")) is None:
+                continue
+            if name in given:
+                raise ValueError(f"{name} and {name}_file are both given: keep one of them")
+            try:
+                given[name] = Path(path).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeError) as error:
+                raise ValueError(f"{name}_file: {path} cannot be read ({error})") from error
+        return given
+
+    @model_validator(mode="after")
+    def _former_keys_beside_new_ones(self) -> Self:
+        for name in ("read", "write"):
+            if getattr(self, f"former_{name}_keys") and getattr(self, f"{name}_key") is None:
+                raise ValueError(f"former_{name}_keys without a {name}_key: the current key stands in {name}_key")
+        return self
+
+    @property
+    def keyless(self) -> bool:
+        """Whether no key is asked for anywhere."""
+        return self.read_key is None and self.write_key is None
+
+    def secrets(self) -> tuple[str, ...]:
+        """Every key, in plain text: for what must never show one."""
+        keys = (self.read_key, self.write_key, *self.former_read_keys, *self.former_write_keys)
+        return tuple(key.get_secret_value() for key in keys if key is not None)
 
 
 class LimitSettings(_Section):
-    """What one request may bring, and how many may be under way. Bytes, pixels and seconds."""
+    """What one request may bring, and how many may be under way. Bytes, pixels and seconds.
+
+    ``max_wait_s``: beyond ``in_flight`` requests, further ones are taken only while they can expect an answer within
+    this time. A head must come within ``header_s``, a body at ``upload_rate`` bytes a second or faster, an answer be
+    read on within ``read_s``. ``buffered_bytes`` bounds all bodies that are in memory together.
+    """
 
     body_bytes: PositiveInt = 32 * 2**20
     upload_bytes: PositiveInt = 4 * 2**30  # archives of photos and snapshots, written to disk as they come
@@ -45,6 +89,18 @@ class LimitSettings(_Section):
     in_flight: PositiveInt = 64
     queued: Annotated[int, Field(ge=0)] = 256
     deadline_s: PositiveFloat = 30.0
+    max_wait_s: PositiveFloat = 0.5
+    header_s: PositiveFloat = 10.0
+    upload_rate: PositiveInt = 1000
+    read_s: PositiveFloat = 30.0
+    connections: PositiveInt = 1000
+    buffered_bytes: PositiveInt = 512 * 2**20
+
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        if self.body_bytes > self.buffered_bytes:
+            raise ValueError(f"body_bytes {self.body_bytes} is more than buffered_bytes {self.buffered_bytes}")
+        return self
 
 
 class InferenceSettings(_Section):
@@ -94,11 +150,18 @@ class JobSettings(_Section):
 
 
 class OperationSettings(_Section):
-    """How the process starts, stops and tells what it does. Seconds."""
+    """How the process stops and tells what it does. Seconds.
 
+    Told to stop, it says so on ``/readyz`` and takes requests for another ``notice_s``, so that load balancers see
+    it, then finishes those under way within ``drain_s``. Kept connections without a request are closed after
+    ``keep_alive_s``.
+    """
+
+    notice_s: Annotated[float, Field(ge=0)] = 2.0
     drain_s: PositiveFloat = 25.0
     log_format: Literal["text", "json"] = "text"
-    recall_probe_s: Annotated[float, Field(ge=0)] = 300.0
+    keep_alive_s: PositiveFloat = 75.0
+    recall_probe_s: Annotated[float, Field(ge=0)] = 300.0  # 0: never
 
 
 class Settings(BaseSettings):
