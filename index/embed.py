@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +25,35 @@ logger = logging.getLogger(__name__)
 PART_SIZE = 1024  # photos; an interruption costs at most so many
 
 
-class PhotoEmbedder(Protocol):
-    """What the job needs of :class:`hyperbolic.embedder.Embedder`."""
+class EmbeddingModel(Protocol):
+    """What the folder says of the model whose points it holds."""
 
-    model_hash: str
-    embedding_dim: int
-    c: float
+    @property
+    def model_hash(self) -> str:
+        """Which model it is."""
+
+    @property
+    def embedding_dim(self) -> int:
+        """Dimension of its points."""
+
+    @property
+    def c(self) -> float:
+        """Its space's curvature is -c."""
+
+    @property
+    def runtime(self) -> Any:
+        """What computes."""
+
+    @property
+    def precision(self) -> Any:
+        """With how many digits."""
+
+
+@runtime_checkable
+class PhotoEmbedder(EmbeddingModel, Protocol):
+    """What the job needs of :class:`hyperbolic.embedder.Embedder`, where that is to do the work."""
+
     batch_size: int
-    runtime: Any
-    precision: Any
     preprocessing: Any
 
     def decoded(
@@ -78,7 +98,7 @@ class EmbedReport:
 
 
 def embed_photos(
-    embedder: PhotoEmbedder,
+    embedder: EmbeddingModel,
     source: Source | Path,
     out: Path,
     *,
@@ -94,7 +114,8 @@ def embed_photos(
     A photo that cannot be read is reported, not fatal. Called again, after an interruption or later, with the same
     photos and checkpoint, it embeds the parts that are missing and those where a photo changed, and keeps the others;
     with others it refuses (:class:`EmbeddingsError`). `progress` is called with (photos done, photos in all).
-    `draft`: decode large JPEGs at a fraction of their size. `engine` does the work elsewhere.
+    `draft`: decode large JPEGs at a fraction of their size. `engine` does the work elsewhere; without it `embedder`
+    must be a :class:`PhotoEmbedder`.
     """
     if isinstance(source, Path):
         source = FolderSource(source, None if photos is None else tuple(photos))
@@ -136,7 +157,12 @@ def embed_photos(
         count(0)
         if not job.finished:
             todo = [task for task in tasks if task.number not in job.done]
-            parts = engine(todo, count) if engine else embed_parts(embedder, source, todo, count, draft=draft)
+            if engine is None:
+                if not isinstance(embedder, PhotoEmbedder):
+                    raise TypeError(f"expected an embedder, or an engine that has one, got {type(embedder).__name__}")
+                parts = embed_parts(embedder, source, todo, count, draft=draft)
+            else:
+                parts = engine(todo, count)
             for embedded in parts:
                 valid_points(embedded.space, embedder.embedding_dim)
                 file = out / f"part-{embedded.number:05d}.parquet"
