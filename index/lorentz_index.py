@@ -214,6 +214,19 @@ class LorentzIndex:
         proven exact: that no point of the index, probed or not, belongs in any answer. Where fewer than k
         points exist the rest is filled with inf and -1.
         """
+        distances, found, proven = self.search_each(space_queries, k, allowed=allowed, nprobe=nprobe, exact=exact)
+        return distances, found, bool(proven.all())
+
+    def search_each(
+        self,
+        space_queries: npt.ArrayLike,
+        k: int,
+        *,
+        allowed: npt.ArrayLike | None = None,
+        nprobe: int | None = None,
+        exact: bool = False,
+    ) -> tuple[Float64, Int64, Bool]:
+        """:meth:`search`, telling of each query (q,) by itself whether its answer is proven exact."""
         queries = valid_points(space_queries, self.embedding_dim)
         for name, value in (("k", k), ("nprobe", nprobe)):
             if value is not None and value < 1:
@@ -228,7 +241,7 @@ class LorentzIndex:
                 scan = Scan(self._generator, self._ids, self.c, mask, population, exact=exact, spare=spare)
                 proven, failures = scan.search(queries, min(k, population), probes, found)
         self._note(len(queries), failures)
-        return *found, bool(proven.all())
+        return *found, proven
 
     def range_search(
         self, space_queries: npt.ArrayLike, radius: float, *, allowed: npt.ArrayLike | None = None
