@@ -189,9 +189,19 @@ class Encoder:
         """:meth:`submit`, before all others: for the service's check of itself, which no load may hold up."""
         return self._queue(photo, MAX_PIXELS, MIN_SIDE, Lane.CHECK)
 
-    def observe(self, observer: Callable[[BatchSeen], None]) -> None:
-        """Have ``observer`` called with every batch, in a thread of this encoder: it must be quick."""
-        self._observers.append(observer)
+    def observe(self, observer: Callable[[BatchSeen], None]) -> Callable[[], None]:
+        """Have ``observer`` called with every batch, in a thread of this encoder, until what is returned is called.
+
+        It must be quick.
+        """
+        with self._lock:
+            self._observers = [*self._observers, observer]
+
+        def stop() -> None:
+            with self._lock:
+                self._observers = [each for each in self._observers if each is not observer]
+
+        return stop
 
     def state(self) -> EncoderState:
         """How things stand now. Takes no time and waits for nothing."""
