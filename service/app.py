@@ -16,13 +16,13 @@ from service.middleware.body_limit import BodyLimit
 from service.middleware.encoded_paths import EncodedPaths
 from service.middleware.request_context import RequestContext
 from service.offload import OffLoopEngine
-from service.routes import info, items, pages, probes, search
+from service.routes import hierarchy, info, items, pages, probes, search
 from service.settings import Settings
 from service.state import ServiceState
 from service.thumbnails import Thumbnails
 
 DESCRIPTION = "Visual search in hyperbolic space: a photo in, its nearest neighbours by geodesic distance out."
-ROUTES = (probes, info, search, items, pages)
+ROUTES = (probes, info, search, hierarchy, items, pages)
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:

@@ -72,6 +72,10 @@ class OffLoopEngine:
 
         return await _timed(self._searchers, search, "search", note)
 
+    async def compute(self, work: Callable[[], Result], step: str, note: Note) -> Result:
+        """``work`` in one of the threads that search, so that there are never more of them at work than those."""
+        return await _timed(self._searchers, work, step, note)
+
     def close(self) -> None:
         """Let what runs end, start nothing more."""
         for pool in (self._readers, self._searchers):

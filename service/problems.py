@@ -17,7 +17,8 @@ from index.errors import ImageReferenceError, PointError, StoreError
 from service.collections import CollectionUnavailableError, UnknownCollectionError
 from service.encoder.supervisor import EncoderUnavailableError
 from service.engine import UnknownItemError
-from service.tree import NoTreeError
+from service.tree import NoTreeError, TreeUnavailableError
+from service.tree_view import NotFittedError
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +145,12 @@ def install(app: FastAPI) -> None:
     async def on_encoder(request: Request, error: Exception) -> Response:
         return answer(request, Problem(503, "encoder_unavailable", str(error), headers={"Retry-After": "10"}))
 
+    async def on_tree(request: Request, error: Exception) -> Response:
+        return answer(request, Problem(503, "tree_unavailable", str(error), headers={"Retry-After": "10"}))
+
+    async def on_unfitted(request: Request, error: Exception) -> Response:
+        return answer(request, Problem(409, "tree_not_fitted", str(error)))
+
     async def on_store(request: Request, error: Exception) -> Response:
         logger.error("event=collection_unavailable path=%s error=%r", request.url.path, str(error))
         return answer(
@@ -157,6 +164,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(UnknownCollectionError, not_found("collection_not_found"))
     app.add_exception_handler(UnknownItemError, not_found("item_not_found"))
     app.add_exception_handler(NoTreeError, not_found("tree_not_found"))
+    app.add_exception_handler(TreeUnavailableError, on_tree)
+    app.add_exception_handler(NotFittedError, on_unfitted)
     app.add_exception_handler(CollectionUnavailableError, on_unavailable)
     app.add_exception_handler(EncoderUnavailableError, on_encoder)
     app.add_exception_handler(ImageReferenceError, on_reference)

@@ -77,9 +77,8 @@ def _unpacking(text: str, max_bytes: int) -> Callable[[], bytes]:
 
 
 def _centroid(tree: ServedTree, node_id: str) -> np.ndarray:
-    with tree.read() as answers:
-        hierarchy = answers.hierarchy
-        try:
-            return np.asarray(hierarchy.space[hierarchy.index_of(node_id)], dtype=np.float32)
-        except KeyError:
-            raise Problem(404, "node_not_found", f"the tree has no node {node_id!r:.80}") from None
+    hierarchy = tree.view().hierarchy
+    try:
+        return np.asarray(hierarchy.space[hierarchy.index_of(node_id)], dtype=np.float32)
+    except KeyError:
+        raise Problem(404, "node_not_found", f"the tree has no node {node_id!r:.80}") from None
