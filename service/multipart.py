@@ -41,10 +41,16 @@ async def read_form(
     Raises :class:`~service.problems.Problem`: 400 for a broken form, 413 for a file above ``max_file_bytes`` and for
     more than ``max_files`` of them.
     """
+    form = Form(max_file_bytes, max_files)
+    await parse_form(content_type, chunks, form)
+    return form.parts
+
+
+async def parse_form(content_type: str, chunks: AsyncIterable[bytes], form: "Form") -> None:
+    """Have ``form`` take what the body brings; :class:`~service.problems.Problem` 400 for a broken one."""
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
         raise _broken("its Content-Type names no boundary")
-    form = _Form(max_file_bytes, max_files)
     try:
         parser = MultipartParser(
             boundary,
@@ -66,17 +72,16 @@ async def read_form(
         raise _broken(str(error)) from error
     if not form.ended:
         raise _broken("it ends before its closing boundary")
-    return form.parts
 
 
-class _Form:
+class Form:
     """What the parser calls as it goes through the body."""
 
     def __init__(self, max_file_bytes: int, max_files: int) -> None:
         self.parts: list[Part] = []
         self.ended = False
         self._max_file_bytes, self._max_files = max_file_bytes, max_files
-        self._part = Part()
+        self.part = Part()
         self._name, self._value = bytearray(), bytearray()
         self._disposition = ""
         self._header_bytes = 0
@@ -84,7 +89,7 @@ class _Form:
     def begin(self) -> None:
         if len(self.parts) >= MAX_FIELDS + self._max_files:
             raise _broken(f"it has more than {MAX_FIELDS + self._max_files} fields")
-        self._part, self._disposition, self._header_bytes = Part(), "", 0
+        self.part, self._disposition, self._header_bytes = Part(), "", 0
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
         self._name += self._counted(data[start:end])
@@ -103,14 +108,14 @@ class _Form:
         options = parse_options_header(self._disposition)[1]
         if b"name" not in options:
             raise _broken("a field has no name in its Content-Disposition")
-        self._part.name = options[b"name"].decode("utf-8", "replace")
+        self.part.name = options[b"name"].decode("utf-8", "replace")
         if b"filename" in options:
-            self._part.filename = options[b"filename"].decode("utf-8", "replace")
+            self.part.filename = options[b"filename"].decode("utf-8", "replace")
             if sum(part.is_file for part in self.parts) >= self._max_files:
                 raise Problem(413, "too_many_images", f"at most {self._max_files} photos fit into one request")
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        part = self._part
+        part = self.part
         if len(part.data) + end - start > (self._max_file_bytes if part.is_file else MAX_FIELD_BYTES):
             if part.is_file:
                 raise image_bytes_problem(self._max_file_bytes)
@@ -118,7 +123,7 @@ class _Form:
         part.data += data[start:end]
 
     def part_end(self) -> None:
-        self.parts.append(self._part)
+        self.parts.append(self.part)
 
     def end(self) -> None:
         self.ended = True
