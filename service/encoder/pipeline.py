@@ -47,8 +47,9 @@ class Pipeline:
     """Photos in, each answered once through ``answer``, which several threads call.
 
     ``decode`` makes (3, s, s) of one task and raises :class:`ImageError`; ``encode`` makes (n, d) of (n, 3, s, s).
-    There is no waiting time: an idle encoder starts at once, and what was decoded meanwhile forms the next batch of
-    at most ``max_batch``. The members of a batch that fails are tried one by one, so a bad one fails alone.
+    At most ``decode_threads`` threads decode at once, and one encodes. There is no waiting time: an idle encoder starts
+    at once, in the thread that decoded, and what was decoded meanwhile forms the next batch of at most ``max_batch``.
+    The members of a batch that fails are tried one by one, so a bad one fails alone.
     """
 
     def __init__(
@@ -62,16 +63,12 @@ class Pipeline:
     ) -> None:
         self._decode, self._encode, self._answer, self._max_batch = decode, encode, answer, max_batch
         self._lock = threading.Lock()
-        self._has_photos, self._has_decoded = threading.Condition(self._lock), threading.Condition(self._lock)
+        self._work = threading.Condition(self._lock)
         self._photos, self._decoded = Lanes[Task](), Lanes[Task]()
         self._tasks: dict[int, Task] = {}
-        self._closed = False
+        self._idle_decoders, self._encoding, self._closed = decode_threads, False, False
         self._threads = [
-            *(
-                threading.Thread(target=self._decode_all, name=f"decode-{i}", daemon=True)
-                for i in range(decode_threads)
-            ),
-            threading.Thread(target=self._encode_all, name="encode", daemon=True),
+            threading.Thread(target=self._run, name=f"photos-{i}", daemon=True) for i in range(decode_threads + 1)
         ]
         for thread in self._threads:
             thread.start()
@@ -81,7 +78,7 @@ class Pipeline:
         with self._lock:
             self._tasks[task.number] = task
             self._photos.put(task, task.lane)
-            self._has_photos.notify()
+            self._work.notify()
 
     def cancel(self, number: int) -> None:
         """Do no more for a photo; unless it has been answered, it is answered with None."""
@@ -93,51 +90,68 @@ class Pipeline:
         """Finish what is being worked on and start nothing more."""
         with self._lock:
             self._closed = True
-            self._has_photos.notify_all()
-            self._has_decoded.notify_all()
+            self._work.notify_all()
         for thread in self._threads:
             thread.join()
 
-    def _decode_all(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._lock:
-                while not (self._photos or self._closed):
-                    self._has_photos.wait()
+                while not (self._closed or self._can_encode() or self._can_decode()):
+                    self._work.wait()
                 if self._closed:
                     return
-                task = self._photos.take()[0]
-            if task.cancelled:
-                self._end(task, None)
-                continue
+                if encode := self._can_encode():
+                    taken = self._decoded.take(self._max_batch)
+                    self._encoding = True
+                else:
+                    taken = self._photos.take()
+                    self._idle_decoders -= 1
+                if self._can_encode() or self._can_decode():
+                    self._work.notify()  # for another thread
+            if encode:
+                self._encode_batch(taken)
+            else:
+                self._decode_one(taken[0])
+
+    def _can_encode(self) -> bool:
+        return bool(self._decoded) and not self._encoding
+
+    def _can_decode(self) -> bool:
+        return bool(self._photos) and self._idle_decoders > 0
+
+    def _decode_one(self, task: Task) -> None:
+        error: Exception | None = None
+        if not task.cancelled:
             started = time.perf_counter()
             try:
                 task.decoded = self._decode(task)
-            except Exception as error:
-                if not isinstance(error, ImageError):
-                    logger.exception("event=decoding_failed")
-                self._end(task, error)
-                continue
+            except ImageError as found:
+                error = found
+            except Exception as found:
+                logger.exception("event=decoding_failed")
+                error = found
             task.decode_s = time.perf_counter() - started
-            task.photo = b""
-            with self._lock:
+        task.photo = b""
+        with self._lock:
+            self._idle_decoders += 1
+            if task.decoded is not None:
                 self._decoded.put(task, task.lane)
-                self._has_decoded.notify()
+        if task.decoded is None:
+            self._end(task, error)
 
-    def _encode_all(self) -> None:
-        while True:
-            with self._lock:
-                while not (self._decoded or self._closed):
-                    self._has_decoded.wait()
-                if self._closed:
-                    return
-                taken = self._decoded.take(self._max_batch)
-            for task in taken:
-                if task.cancelled:
-                    self._end(task, None)
+    def _encode_batch(self, taken: list[Task]) -> None:
+        for task in taken:
+            if task.cancelled:
+                self._end(task, None)
+        try:
             if batch := [task for task in taken if not task.cancelled]:
-                self._run(batch)
+                self._encode_together(batch)
+        finally:
+            with self._lock:
+                self._encoding = False
 
-    def _run(self, batch: list[Task]) -> None:
+    def _encode_together(self, batch: list[Task]) -> None:
         started = time.perf_counter()
         try:
             points = self._encode(np.stack([task.decoded for task in batch if task.decoded is not None]))
@@ -150,7 +164,7 @@ class Pipeline:
                 return
             logger.warning("event=batch_failed size=%d error=%r action=one_by_one", len(batch), error)
             for task in batch:
-                self._run([task])
+                self._encode_together([task])
             return
         self._forget(batch)
         self._answer(Encoded(batch, points, time.perf_counter() - started))
