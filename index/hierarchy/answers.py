@@ -169,7 +169,8 @@ class Answers:
         index = self.hierarchy.index_of(node) if isinstance(node, str) else node
         if not 0 <= index < len(self.hierarchy.ids):
             raise IndexError(f"expected a node 0 .. {len(self.hierarchy.ids) - 1}, got {index}")
-        return self._nearest(self._points(np.asarray(space)[None]), self.hierarchy.positions(index), k)[0]
+        positions = self.hierarchy.positions(index) if index else None
+        return self._nearest(self._points(np.asarray(space)[None]), positions, k)[0]
 
     def traverse(
         self, space: npt.ArrayLike, to: npt.ArrayLike | None = None, steps: int = 5, k: int = 5
@@ -186,7 +187,7 @@ class Answers:
         points, lengths = geodesic(start[0], end[0], np.linspace(0, 1, steps), tree.c)
         stored = points.astype(np.float32)
         nodes = distance_matrix(stored, tree.space, tree.c).argmin(axis=1)
-        items = self._nearest(stored, np.arange(len(tree)), k)
+        items = self._nearest(stored, None, k)
         radius = radii(points, tree.c)
         return [Waypoint(stored[i], float(radius[i]), float(lengths[i]), int(nodes[i]), items[i]) for i in range(steps)]
 
@@ -225,12 +226,17 @@ class Answers:
     def _points(self, space: npt.ArrayLike) -> Float32:
         return valid_points(space, self.hierarchy.embedding_dim).astype(np.float32)
 
-    def _nearest(self, points: Float32, positions: Int64, k: int) -> list[tuple[Neighbour, ...]]:
-        """Of the items at these positions; chosen in float32, ranked in float64."""
+    def _nearest(self, points: Float32, positions: Int64 | None, k: int) -> list[tuple[Neighbour, ...]]:
+        """Of the items at these positions, or of all; chosen in float32, ranked in float64."""
         if k < 1:
             raise ValueError(f"expected k >= 1, got {k}")
-        items, rows = self.hierarchy.item_space[positions], self.hierarchy.rows[positions]
-        rough = distance_matrix(points, items, self.hierarchy.c)
+        items, rows = self.hierarchy.item_space, self.hierarchy.rows
+        if positions is None and len(items):  # prepared once, which takes longer than the distances
+            rough = np.concatenate([found for _, found in self.posterior.distances(points)])
+        else:
+            chosen_from = slice(None) if positions is None else positions
+            items, rows = items[chosen_from], rows[chosen_from]
+            rough = distance_matrix(points, items, self.hierarchy.c)
         count = min(2 * k + 16, len(items))
         chosen = np.argpartition(rough, count - 1, axis=1)[:, :count] if count else np.empty((len(points), 0), int)
         exact = distances(points.astype(np.float64), items[chosen], self.hierarchy.c)
