@@ -264,9 +264,10 @@ class Encoder:
                     EncoderUnavailableError("the service is closing" if self._closed else "the encoder is restarting")
                 )
                 return photo.future
+            idle = not (self._waiting or self._suspects or self._dropped or self._sending)
             self._waiting.put(photo, lane)
             # What the socket surely takes at once is sent from here: that spares a change of threads.
-            at_once = self._bytes_under_way + len(data) <= AT_ONCE_BYTES and not self._sending
+            at_once = idle and self._bytes_under_way + len(data) <= AT_ONCE_BYTES
             life, message = (self._life, self._next_message()) if at_once else (None, None)
             if message is None:
                 self._sendable.notify()
@@ -318,6 +319,8 @@ class Encoder:
         return Kind.PHOTO, {"number": photo.number, "lane": photo.lane, **photo.limits}, photo.data
 
     def _next_photo(self, life: _Life) -> _Photo | None:
+        while self._suspects and self._suspects[0].future.done():  # its caller gave up meanwhile
+            self._suspects.popleft()
         if self._suspects:  # each alone: the next death tells which
             return self._suspects.popleft() if not self._under_way else None
         if any(photo.suspect for photo in islice(self._under_way.values(), 1)):
@@ -367,7 +370,10 @@ class Encoder:
                 photo.future.batch_size = len(numbers)
                 _succeed(photo, point.copy())
         for observer in self._observers:
-            observer(BatchSeen(len(numbers), seconds))
+            try:
+                observer(BatchSeen(len(numbers), seconds))
+            except Exception:  # not the worker's fault
+                logger.exception("event=observer_failed")
 
     def _answered_by(self, life: _Life, numbers: list[int]) -> list[_Photo | None]:
         with self._lock:

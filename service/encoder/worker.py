@@ -11,7 +11,8 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -23,7 +24,7 @@ from service.encoder.lanes import Lane
 from service.encoder.pipeline import Encoded, FloatArray, Outcome, Pipeline, Task
 
 if TYPE_CHECKING:
-    from hyperbolic.embedder import Embedder
+    from hyperbolic.preprocessing import Preprocessing
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +49,27 @@ def main(arguments: list[str]) -> int:
     setup = Setup(**frame.head)
     logging.basicConfig(level=setup.log_level, format=LOG_FORMAT, stream=sys.stderr)
     try:
-        embedder = _load(setup)
+        model = _load(setup)
     except Exception as error:
         logger.debug("event=not_loaded", exc_info=True)
         link.send(Kind.REFUSED, {"error": type(error).__name__, "detail": str(error)})
         return 1
-    _serve(link, embedder, setup)
+    _serve(link, model, setup)
     return 0
 
 
-def _load(setup: Setup) -> "Embedder":
-    """The embedder, warmed up at every batch size on a CPU: a size seen first takes OpenVINO up to 100 ms longer."""
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is kept of a loaded checkpoint: outside torch, its weights in torch are let go."""
+
+    info: EncoderInfo
+    preprocessing: "Preprocessing"
+    run: Callable[[FloatArray], FloatArray]
+    max_batch: int
+
+
+def _load(setup: Setup) -> Model:
+    """The model, warmed up at every batch size on a CPU: a size seen first takes OpenVINO up to 100 ms longer."""
     import torch
 
     from hyperbolic.embedder import Embedder
@@ -73,33 +84,10 @@ def _load(setup: Setup) -> "Embedder":
         runtime=cast(Runtime, chosen),  # checked by the settings, and by Embedder again
         precision=cast(Precision, setup.precision),
     )
-    side = embedder.image_size
-    most = _batch_limit(setup)
-    for size in range(1, most + 1) if setup.device == "cpu" else (1, most):
+    side, on_cpu = embedder.image_size, embedder.device.type == "cpu"
+    max_batch = min(setup.max_batch, CPU_BATCH) if on_cpu else setup.max_batch
+    for size in range(1, max_batch + 1) if on_cpu else (1, max_batch):
         embedder.run(np.zeros((size, 3, side, side), np.float32))
-    return embedder
-
-
-def _batch_limit(setup: Setup) -> int:
-    return min(setup.max_batch, CPU_BATCH) if setup.device == "cpu" else setup.max_batch
-
-
-def _serve(link: Link, embedder: "Embedder", setup: Setup) -> None:
-    draft_side = embedder.preprocessing.draft_side
-
-    def decode(task: Task) -> FloatArray:
-        image = read_image(task.photo, task.max_pixels, task.min_side, draft_side)
-        return np.asarray(embedder.preprocessing(image).numpy())
-
-    def answer(outcome: Outcome) -> None:
-        kind, head, body = _answer(outcome)
-        try:
-            link.send(kind, head, body)
-        except OSError:  # the parent has gone: the reading thread ends this process
-            logger.debug("event=answer_lost")
-
-    max_batch = _batch_limit(setup)
-    pipeline = Pipeline(decode, embedder.run, answer, decode_threads=setup.decode_threads, max_batch=max_batch)
     info = EncoderInfo(
         model_hash=embedder.model_hash,
         embedding_dim=embedder.embedding_dim,
@@ -110,8 +98,26 @@ def _serve(link: Link, embedder: "Embedder", setup: Setup) -> None:
         precision=embedder.precision if embedder.device.type != "cuda" else "f16",
         device=str(embedder.device),
     )
+    return Model(info, embedder.preprocessing, embedder.run, max_batch)
+
+
+def _serve(link: Link, model: Model, setup: Setup) -> None:
+    preprocessing = model.preprocessing
+
+    def decode(task: Task) -> FloatArray:
+        image = read_image(task.photo, task.max_pixels, task.min_side, preprocessing.draft_side)
+        return np.asarray(preprocessing(image).numpy())
+
+    def answer(outcome: Outcome) -> None:
+        kind, head, body = _answer(outcome)
+        try:
+            link.send(kind, head, body)
+        except OSError:  # the parent has gone: the reading thread ends this process
+            logger.debug("event=answer_lost")
+
+    pipeline = Pipeline(decode, model.run, answer, decode_threads=setup.decode_threads, max_batch=model.max_batch)
     # As many photos as keep everything busy: one batch encoded, one decoded, the next ones being decoded.
-    link.send(Kind.READY, {"info": asdict(info), "window": 2 * max_batch + setup.decode_threads})
+    link.send(Kind.READY, {"info": asdict(model.info), "window": 2 * model.max_batch + setup.decode_threads})
     while (frame := link.receive()) is not None:
         head = frame.head
         if frame.kind == Kind.PHOTO:
@@ -141,7 +147,8 @@ def _answer(outcome: Outcome) -> tuple[Kind, dict[str, Any], bytes]:
 
 def _die_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, even while native code holds every thread."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if sys.platform == "linux":  # elsewhere the end of the socket has to do
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before that
         os._exit(0)
 

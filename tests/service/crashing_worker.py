@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
 from service.encoder import worker
-from service.encoder.frames import Setup
+from service.encoder.frames import EncoderInfo, Setup
 
 CRASH, HANG, SLOW, POISON_BATCH, NOT_A_NUMBER = b"crash", b"hang", b"slow", b"poison", b"nan"
 DIM = 3
@@ -51,25 +52,15 @@ def run(images: np.ndarray) -> np.ndarray:
     return np.asarray(points, np.float32)
 
 
-def load(setup: Setup) -> SimpleNamespace:
+def load(setup: Setup) -> worker.Model:
     """``checkpoint`` is a file that holds the name of the model: whoever writes another has changed the checkpoint."""
     text = Path(setup.checkpoint).read_text()
     if text == "broken":
         raise RuntimeError("the checkpoint is broken")
     if text == "crashing":
         os.kill(os.getpid(), signal.SIGKILL)
-    return SimpleNamespace(
-        preprocessing=Preprocessing(),
-        run=run,
-        model_hash=text,
-        embedding_dim=DIM,
-        c=1.0,
-        backbone="mean",
-        image_size=8,
-        runtime="torch",
-        precision="f32",
-        device=SimpleNamespace(type="cpu"),
-    )
+    info = EncoderInfo(text, DIM, 1.0, "mean", 8, "torch", "f32", "cpu")
+    return worker.Model(info, cast(Any, Preprocessing()), run, min(setup.max_batch, worker.CPU_BATCH))
 
 
 if __name__ == "__main__":
