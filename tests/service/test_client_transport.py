@@ -6,8 +6,8 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from service import client_transport
-from service.client_transport import ClientError, Transport
+from service.client import transport as client_transport
+from service.client.transport import ClientError, Transport
 
 
 class Script:
