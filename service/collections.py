@@ -13,6 +13,7 @@ from index.collection import Collection, collection_folder, list_collections
 from index.errors import CollectionExistsError, ModelMismatchError, StoreError
 from index.files import sync, workspace
 from index.gpu import Device
+from index.matching import Matching
 from index.plan import write_request
 from service.tree import ServedTree
 
@@ -40,10 +41,12 @@ class State:
 
 @dataclass(slots=True, eq=False)
 class Served:
-    """A collection and the tree over it while requests use them; closed when retired and the last of them has ended."""
+    """A collection, the tree over it and what recent filters let through, while requests use them; closed when retired
+    and the last of them has ended."""
 
     collection: Collection
     tree: ServedTree
+    matching: Matching = field(default_factory=Matching)
     users: int = 0
     retired: bool = False
 

@@ -79,7 +79,8 @@ def invalid_fields(errors: Iterable[Mapping[str, Any]], location: str | None = N
     """
     listed = []
     for error in errors:
-        loc = list(error["loc"])
+        # Parts in brackets name the member of a union that was taken, not a field.
+        loc = [part for part in error["loc"] if not (isinstance(part, str) and part[:1] == "(" and part[-1:] == ")")]
         where = location if location is not None else str(loc.pop(0)) if loc else "body"
         if error["type"] == "json_invalid":
             return Problem(400, "malformed_json", f"the body is not valid JSON: {error['msg']}")

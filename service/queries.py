@@ -1,39 +1,89 @@
 """From a query to its point: a photo is decoded and embedded, an item or a node looked up, a point checked."""
 
+import asyncio
 import base64
 import binascii
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from starlette.concurrency import run_in_threadpool
 
 from index.collection import Collection
 from service.collections import Served
+from service.cursors import fingerprint, photo_fingerprint
+from service.fetching import fetch
 from service.multipart import Part, image_bytes_problem
 from service.offload import Note
 from service.problems import Problem
 from service.schemas.query import Query
 from service.state import ServiceState
 from service.tree import ServedTree
+from service.tree_view import TreeView
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Located:
+    """Where a query is: its space part (d,) float32, the row of the item that it is (0: none), and its fingerprint."""
+
+    space: np.ndarray
+    row: int
+    fingerprint: bytes
 
 
 async def point_of(state: ServiceState, served: Served, query: Query | Part, note: Note) -> np.ndarray:
-    """Space part (d,) float32 of what ``query`` is about; a ``Part`` is a photo that came as a file.
+    """Space part (d,) float32 of what ``query`` is about; see :func:`locate`."""
+    return (await locate(state, served, query, note)).space
+
+
+async def locate(state: ServiceState, served: Served, query: Query | Part, note: Note) -> Located:
+    """The point of what ``query`` is about; a ``Part`` is a photo that came as a file.
 
     ``note(step, seconds)`` is told how long each step took. Raises :class:`~service.problems.Problem`,
     :class:`~hyperbolic.images.ImageError`, :class:`~service.engine.UnknownItemError` and
     :class:`~service.tree.NoTreeError`.
     """
-    if isinstance(query, Part):
-        return await state.off_loop.embed_photo(lambda: bytes(query.data), note)
-    if query.image is not None:
-        return await state.off_loop.embed_photo(_unpacking(query.image, state.settings.limits.image_bytes), note)
+    photo = _photo_of(query, state.settings.limits.image_bytes)
+    if photo is not None:
+        prints: list[bytes] = []
+
+        def read() -> bytes:
+            data = photo()
+            prints.append(photo_fingerprint(data))
+            return data
+
+        return Located(await state.off_loop.embed_photo(read, note), 0, prints[0])
+    assert isinstance(query, Query)  # noqa: S101 - a Part is a photo
+    same = fingerprint(query.model_dump(exclude_none=True))
+    if query.url is not None:
+        started = time.perf_counter()
+        fetched = await fetch(query.url, state.settings.urls)
+        note("fetch", time.perf_counter() - started)
+        return Located(await state.off_loop.embed_photo(lambda: fetched, note), 0, same)
     if query.item_id is not None:
-        return (await run_in_threadpool(state.engine.item, served.collection, query.item_id)).space
+        item = await run_in_threadpool(state.engine.item, served.collection, query.item_id)
+        return Located(item.space, item.row, same)
     if query.node_id is not None:
-        return await run_in_threadpool(_centroid, served.tree, query.node_id)
+        return Located(_centroid(await loaded(served.tree), query.node_id), 0, same)
     assert query.embedding is not None  # noqa: S101 - Query holds exactly one
-    return given_point(query.embedding, served.collection)
+    return Located(given_point(query.embedding, served.collection), 0, same)
+
+
+async def loaded(tree: ServedTree) -> TreeView:
+    """The tree as :meth:`ServedTree.view` has it, with no thread kept waiting while it is loaded."""
+    if (running := await run_in_threadpool(tree.catch_up)) is not None:
+        await asyncio.wait([asyncio.wrap_future(running)], timeout=tree.patience)
+    return tree.latest()
+
+
+async def fingerprint_of(query: Query | Part, max_bytes: int) -> bytes:
+    """The fingerprint that :func:`locate` gives, without looking for the point."""
+    photo = _photo_of(query, max_bytes)
+    if photo is not None:
+        return await run_in_threadpool(lambda: photo_fingerprint(photo()))
+    assert isinstance(query, Query)  # noqa: S101 - as above
+    return fingerprint(query.model_dump(exclude_none=True))
 
 
 def given_point(embedding: list[float], collection: Collection, field: str = "query.embedding") -> np.ndarray:
@@ -64,6 +114,13 @@ def decode_data_url(text: str, field: str = "query.image") -> bytes:
         raise Problem(422, "invalid_base64", f"{field}: expected base64, {str(error).lower()}") from error
 
 
+def _photo_of(query: Query | Part, max_bytes: int) -> Callable[[], bytes] | None:
+    """What gives the bytes of the photo that came with a query, to be called off the event loop."""
+    if isinstance(query, Part):
+        return lambda: bytes(query.data)
+    return None if query.image is None else _unpacking(query.image, max_bytes)
+
+
 def _unpacking(text: str, max_bytes: int) -> Callable[[], bytes]:
     """What unpacks base64, to be called off the event loop."""
 
@@ -76,8 +133,8 @@ def _unpacking(text: str, max_bytes: int) -> Callable[[], bytes]:
     return read
 
 
-def _centroid(tree: ServedTree, node_id: str) -> np.ndarray:
-    hierarchy = tree.view().hierarchy
+def _centroid(view: TreeView, node_id: str) -> np.ndarray:
+    hierarchy = view.hierarchy
     try:
         return np.asarray(hierarchy.space[hierarchy.index_of(node_id)], dtype=np.float32)
     except KeyError:
