@@ -34,7 +34,8 @@ b() { buildah --root "$work/storage" --runroot "$work/run" "$@"; }
 say() { printf '== %s\n' "$*"; }
 fail() { printf 'clean_root: %s\n' "$*" >&2; exit 1; }
 clean_up() {
-    [ -z "$namespace" ] || kill -KILL "$namespace" 2>/dev/null || true
+    # The server itself: unshare's --kill-child is forgotten when setpriv changes the user.
+    [ -z "$namespace" ] || { pkill -KILL --parent "$namespace" || kill -KILL "$namespace" || true; } 2>/dev/null
     [ -z "$container" ] || b rm "$container" >/dev/null 2>&1 || true
     rm -rf "$data"
     [ -z "$remove" ] || { b rm --all >/dev/null 2>&1 || true; b rmi --all --force >/dev/null 2>&1 || true; rm -rf "$work"; }
