@@ -9,33 +9,63 @@ from fastapi.staticfiles import StaticFiles
 from starlette.middleware import Middleware
 
 from service import openapi, problems
+from service.access import Table
 from service.engine import Engine
+from service.lifecycle import Lifecycle
+from service.load import Load
+from service.metrics import Metrics
 from service.middleware.admission import Admission
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
 from service.middleware.encoded_paths import EncodedPaths
+from service.middleware.event_streams import EventStreams
+from service.middleware.local_only import LocalOnly
+from service.middleware.lookup import Lookup
+from service.middleware.quota import Quota
 from service.middleware.request_context import RequestContext
 from service.offload import OffLoopEngine
-from service.routes import hierarchy, info, items, pages, probes, search
-from service.settings import Settings
+from service.quotas import Quotas
+from service.routes import collections, embeddings, hierarchy, info, items, pages, probes, search
+from service.settings import Settings, is_loopback
 from service.state import ServiceState
 from service.thumbnails import Thumbnails
+from service.upkeep import Upkeep
 
 DESCRIPTION = "Visual search in hyperbolic space: a photo in, its nearest neighbours by geodesic distance out."
-ROUTES = (probes, info, search, hierarchy, items, pages)
+ROUTES = (probes, info, search, hierarchy, collections, items, embeddings, pages)
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
     """The application that serves ``engine``; it lets go of its threads at shutdown, the engine stays the caller's."""
-    off_loop = OffLoopEngine(engine, settings.limits, settings.inference)
+    limits = settings.limits
+    load = Load(limits.in_flight, limits.queued, limits.max_wait_s)
+    metrics = Metrics(engine, load, info.package_version())
+    lifecycle, quotas = Lifecycle(), Quotas(settings.quotas, engine)
+    off_loop = OffLoopEngine(engine, limits, settings.inference, metrics)
+    upkeep = Upkeep(engine, quotas, metrics, settings.operation.recall_probe_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        stop_observing = engine.encoder.observe(metrics.batch)
+        upkeep.start()
         yield
+        upkeep.close()
+        stop_observing()
         off_loop.close()
 
-    app = create_api(lifespan=lifespan, middleware=_layers(settings))
-    app.state.service = ServiceState(engine, off_loop, settings, Thumbnails(settings.thumbnail_cache_bytes))
+    layers = [
+        Middleware(RequestContext, metrics=metrics),
+        Middleware(EncodedPaths),
+        Middleware(Lookup, table=Table(ROUTES)),
+        *_doors(settings),
+        Middleware(BodyLimit, max_bytes=limits.body_bytes, max_upload_bytes=limits.upload_bytes),
+        Middleware(Admission, limits=limits, load=load),
+        Middleware(Quota, quotas=quotas),
+        Middleware(EventStreams, lifecycle=lifecycle),
+    ]
+    app = create_api(lifespan=lifespan, middleware=layers)
+    thumbnails = Thumbnails(settings.thumbnail_cache_bytes)
+    app.state.service = ServiceState(engine, off_loop, settings, thumbnails, metrics, quotas, lifecycle)
     return app
 
 
@@ -61,14 +91,9 @@ def create_api(**options: Any) -> FastAPI:
     return app
 
 
-def _layers(settings: Settings) -> list[Middleware]:
-    limits = settings.limits
-    layers = [Middleware(RequestContext)]
-    if settings.auth.read_key is not None:
-        layers.append(Middleware(Authentication, read_key=settings.auth.read_key.get_secret_value()))
-    layers += [
-        Middleware(BodyLimit, max_bytes=limits.body_bytes),
-        Middleware(Admission, in_flight=limits.in_flight, queued=limits.queued, deadline_s=limits.deadline_s),
-        Middleware(EncodedPaths),
-    ]
-    return layers
+def _doors(settings: Settings) -> list[Middleware]:
+    auth = settings.auth
+    if not auth.keyless:
+        return [Middleware(Authentication, auth=auth)]
+    local = is_loopback(settings.host) and not auth.allow_anonymous
+    return [Middleware(LocalOnly, hosts=auth.hosts if local else None)]

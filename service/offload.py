@@ -1,6 +1,7 @@
 """The engine's work off the event loop: photos through the encoder's process, searches in a few threads."""
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -8,13 +9,17 @@ from typing import TypeVar
 
 import numpy as np
 
+from hyperbolic.images import ImageError
 from index.collection import Collection
 from service.encoder.supervisor import PhotoFuture
 from service.engine import Engine, Neighbours
+from service.metrics import Metrics
 from service.settings import InferenceSettings, LimitSettings
 
 Result = TypeVar("Result")
 Note = Callable[[str, float], None]
+
+WRITERS = 4
 
 
 class OffLoopEngine:
@@ -23,11 +28,14 @@ class OffLoopEngine:
     The engine may have several, on loops of their own.
     """
 
-    def __init__(self, engine: Engine, limits: LimitSettings, inference: InferenceSettings) -> None:
+    def __init__(self, engine: Engine, limits: LimitSettings, inference: InferenceSettings, metrics: Metrics) -> None:
         self.engine = engine
+        self.metrics = metrics
         self._limits = limits
         self._readers = ThreadPoolExecutor(inference.decode_threads, thread_name_prefix="read")
         self._searchers = ThreadPoolExecutor(inference.decode_threads, thread_name_prefix="search")
+        # Commits go one by one, while others bring their photos to the disk. In threads of their own: they wait long.
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
 
     async def embed_photo(self, read: Callable[[], bytes], note: Note) -> np.ndarray:
         """Bytes of a photo, as ``read`` hands them over -> its space part (d,).
@@ -49,7 +57,12 @@ class OffLoopEngine:
         except asyncio.CancelledError:
             submitting.add_done_callback(_cancel_result)  # where it was submitted in spite of that
             raise
-        point = await asyncio.wrap_future(photo)
+        try:
+            point = await asyncio.wrap_future(photo)
+        except ImageError as error:
+            self.metrics.image_error(error.code)
+            raise
+        self.metrics.step("decode", photo.decode_s)
         note("decode", photo.decode_s)
         note("embed", photo.encode_s)
         note("queue", max(0.0, time.perf_counter() - started - photo.decode_s - photo.encode_s))
@@ -70,23 +83,29 @@ class OffLoopEngine:
         def search() -> Neighbours:
             return self.engine.neighbours(collection, space, limit, max_distance=max_distance, leave_out=leave_out)
 
-        return await _timed(self._searchers, search, "search", note)
+        return await self._timed(self._searchers, search, "search", note)
 
     async def compute(self, work: Callable[[], Result], step: str, note: Note) -> Result:
         """``work`` in one of the threads that search, so that there are never more of them at work than those."""
-        return await _timed(self._searchers, work, step, note)
+        return await self._timed(self._searchers, work, step, note)
+
+    async def write(self, work: Callable[[], Result], note: Note) -> Result:
+        """``work``, which changes what is stored, in a thread; it runs to its end even if the caller is cancelled."""
+        return await self._timed(self._writers, work, "write", note)
+
+    async def _timed(self, pool: ThreadPoolExecutor, work: Callable[[], Result], step: str, note: Note) -> Result:
+        started = time.perf_counter()
+        # With the caller's context: what is logged in the thread bears the id of its request.
+        result = await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, work)
+        seconds = time.perf_counter() - started
+        self.metrics.step(step, seconds)
+        note(step, seconds)
+        return result
 
     def close(self) -> None:
         """Let what runs end, start nothing more."""
-        for pool in (self._readers, self._searchers):
+        for pool in (self._readers, self._searchers, self._writers):
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-async def _timed(pool: ThreadPoolExecutor, work: Callable[[], Result], step: str, note: Note) -> Result:
-    started = time.perf_counter()
-    result = await asyncio.get_running_loop().run_in_executor(pool, work)
-    note(step, time.perf_counter() - started)
-    return result
 
 
 def _cancel_result(submitting: Future[PhotoFuture]) -> None:

@@ -13,19 +13,25 @@ from index.catalogue import Item
 from index.collection import Collection
 from service.collections import Served
 from service.engine import Engine
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
 from service.offload import OffLoopEngine
+from service.quotas import Quotas
 from service.settings import Settings
 from service.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceState:
-    """Engine, its asynchronous face, settings and caches of one application."""
+    """Engine, its asynchronous face, settings, caches, figures and bounds of one application."""
 
     engine: Engine
     off_loop: OffLoopEngine
     settings: Settings
     thumbnails: Thumbnails
+    metrics: Metrics
+    quotas: Quotas
+    lifecycle: Lifecycle
 
 
 async def service_state(request: Request) -> ServiceState:
@@ -64,13 +70,12 @@ async def _collection(served: NamedServed) -> Collection:
 NamedCollection = Annotated[Collection, Depends(_collection)]
 
 
-def _item(
-    state: State,
-    collection: NamedCollection,
-    item_id: Annotated[
-        str, PathParameter(description="Id of an item. Slashes may stand as they are or, to be safe, as %2F.")
-    ],
-) -> Item:
+ItemIdInPath = Annotated[
+    str, PathParameter(description="Id of an item. Slashes may stand as they are or, to be safe, as %2F.")
+]
+
+
+def _item(state: State, collection: NamedCollection, item_id: ItemIdInPath) -> Item:
     # EncodedPaths leaves parameters percent-encoded, so that %2F and / can be told apart in routing.
     return state.engine.item(collection, unquote(item_id))
 

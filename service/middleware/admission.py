@@ -3,67 +3,148 @@
 import asyncio
 import math
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.load import Load
+from service.middleware.lookup import operation
+from service.middleware.refusal import Answer, Refused
 from service.problems import Problem
+from service.settings import LimitSettings
+
+WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Admission:
-    """At most ``in_flight`` requests to ``/v1`` under way and ``queued`` waiting; further ones get 429.
+    """Gives requests to ``/v1`` places, and those that :class:`~service.load.Load` refuses 429.
 
-    ``deadline_s`` covers waiting, upload and work, up to the first byte of the answer: a slow reader of a
-    large image neither runs into it nor keeps a place. Past it the answer is 504.
+    A request takes its place when its body is there and gives it back when its answer begins: who sends or reads
+    slowly holds up nobody. ``deadline_s`` covers upload, waiting and work up to that moment, past it the answer is
+    504; it begins with the end of the body for operations that stream it. All bodies that are being kept together
+    have at most ``buffered_bytes``.
     """
 
-    def __init__(self, app: ASGIApp, in_flight: int, queued: int, deadline_s: float) -> None:
+    def __init__(self, app: ASGIApp, limits: LimitSettings, load: Load) -> None:
         self.app = app
-        self.in_flight, self.queued, self.deadline_s = in_flight, queued, deadline_s
-        self._places = asyncio.Semaphore(in_flight)
-        self._waiting = 0
+        self.limits, self.load = limits, load
+        self._places = asyncio.Semaphore(limits.in_flight)
+        self._buffered = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+        if scope["type"] != "http" or operation(scope).key == "open":
             await self.app(scope, receive, send)
             return
-        if self._places.locked() and self._waiting >= self.queued:
-            problem = Problem(
-                429,
-                "too_many_requests",
-                f"{self.in_flight} requests are under way and {self.queued} wait: try again in a moment",
-                headers={"Retry-After": str(math.ceil(min(5.0, self.deadline_s)))},
-            )
-            await problem.response(scope)(scope, receive, send)
+        if self.load.refuses():
+            await self._too_many().response(scope)(scope, receive, send)
             return
-        answering = placed = False
-
-        def give_up_place() -> None:
-            nonlocal placed
-            if placed:
-                placed = False
-                self._places.release()
-
-        async def send_and_let_go(message: Message) -> None:
-            nonlocal answering
-            if message["type"] == "http.response.start":
-                answering = True
-                deadline.reschedule(None)
-                give_up_place()
-            await send(message)
-
+        visit = _Visit(self, scope, receive, send)
         try:
-            async with asyncio.timeout(self.deadline_s) as deadline:
-                self._waiting += 1
-                try:
-                    await self._places.acquire()
-                finally:
-                    self._waiting -= 1
-                placed = True
-                await self.app(scope, receive, send_and_let_go)
-        except TimeoutError:
-            if answering or not deadline.expired():
-                raise
-            problem = Problem(504, "deadline_exceeded", f"no answer within {self.deadline_s:g} s: try again later")
-            await problem.response(scope)(scope, receive, send)
+            await visit.run()
         finally:
-            give_up_place()
+            visit.leave(done=False)
+            self._buffered -= visit.buffered
+
+    async def take_place(self) -> None:
+        """Wait for a place."""
+        self.load.enter()
+        try:
+            await self._places.acquire()
+        except BaseException:
+            self.load.leave(done=False)
+            raise
+
+    def give_back_place(self, *, done: bool) -> None:
+        """Let another have the place; ``done`` where it was used for an answer."""
+        self._places.release()
+        self.load.leave(done=done)
+
+    def keep(self, size: int) -> bool:
+        """Whether ``size`` more bytes of bodies may be kept."""
+        self._buffered += size
+        return self._buffered <= self.limits.buffered_bytes
+
+    def _too_many(self) -> Problem:
+        wait = self.load.expected_s or 1.0
+        return Problem(
+            429,
+            "too_many_requests",
+            f"{self.load.present} requests are being worked on, more than can be answered soon: try again in a moment",
+            headers={"Retry-After": str(math.ceil(min(max(wait, 1.0), self.limits.deadline_s)))},
+        )
+
+
+class _Visit:
+    """One request on its way through :class:`Admission`."""
+
+    def __init__(self, admission: Admission, scope: Scope, receive: Receive, send: Send) -> None:
+        self.admission, self.scope = admission, scope
+        self.buffered = 0
+        self._receive, self._send = receive, send
+        self._answer = Answer(send)
+        self._streams = operation(scope).streams
+        self._placed = False
+        self._deadline = asyncio.timeout(None if self._streams else admission.limits.deadline_s)
+
+    async def run(self) -> None:
+        late = False
+        try:
+            async with self._deadline:
+                if self.scope["method"] not in WITH_BODY or not _has_body(Headers(scope=self.scope)):
+                    await self._arrived()
+                await self.admission.app(self.scope, self._receive_and_take_place, self._send_and_leave)
+        except Refused:
+            if self._answer.refusal is None:
+                raise
+        except TimeoutError:
+            late = self._deadline.expired() and not self._answer.started
+            if not late:
+                raise
+        problem = self._answer.refusal
+        if late:
+            seconds = self.admission.limits.deadline_s
+            problem = Problem(504, "deadline_exceeded", f"no answer within {seconds:g} s: try again later")
+        if problem is not None and not self._answer.started:
+            self.leave(done=False)
+            await problem.response(self.scope)(self.scope, self._receive, self._send)
+
+    def leave(self, *, done: bool) -> None:
+        if self._placed:
+            self._placed = False
+            self.admission.give_back_place(done=done)
+
+    async def _arrived(self) -> None:
+        if self.admission.load.refuses():
+            raise self._answer.refuse(self.admission._too_many())
+        if self._streams:
+            self._deadline.reschedule(asyncio.get_running_loop().time() + self.admission.limits.deadline_s)
+        await self.admission.take_place()
+        self._placed = True
+
+    async def _receive_and_take_place(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not (self._placed or self._answer.started):
+            size = 0 if self._streams else len(message.get("body", b""))
+            self.buffered += size
+            if not self.admission.keep(size):
+                raise self._answer.refuse(
+                    Problem(
+                        429,
+                        "too_many_uploads",
+                        "too much is being uploaded at once: try again in a moment",
+                        headers={"Retry-After": "1"},
+                    )
+                )
+            if not message.get("more_body", False):
+                await self._arrived()
+        return message
+
+    async def _send_and_leave(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and self._answer.refusal is None:
+            self._deadline.reschedule(None)
+            self.leave(done=True)
+        await self._answer.send(message)
+
+
+def _has_body(headers: Headers) -> bool:
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0"

@@ -11,6 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access import UNMATCHED
+from service.logs import request_id as current_request_id
+from service.metrics import Metrics
 from service.problems import Problem
 
 logger = logging.getLogger(__name__)
@@ -18,6 +21,9 @@ access = logging.getLogger("service.access")
 
 # What a client may name its request: nothing that could break a log line.
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+# As labels of a metric: clients may send any word for a method.
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -35,10 +41,11 @@ def record_timing(scope: Scope, name: str, seconds: float) -> None:
 
 
 class RequestContext:
-    """Gives each request an id, answers HEAD as GET without a body, and turns a crash into a 500 problem."""
+    """Gives each request an id, answers HEAD as GET without a body, turns a crash into a 500 problem, and counts."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app = app
+        self.metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -49,11 +56,13 @@ class RequestContext:
         request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
+        remembered = current_request_id.set(request_id)
         method = scope["method"]
         if method == "HEAD":
             scope = {**scope, "method": "GET"}
         started = time.perf_counter()
         status = 0
+        self.metrics.in_flight.inc()
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
@@ -80,6 +89,10 @@ class RequestContext:
             problem = Problem(500, "internal_error", "something went wrong here; the log has it under this request_id")
             await problem.response(scope)(scope, receive, send_with_headers)
         finally:
+            seconds = time.perf_counter() - started
+            self.metrics.in_flight.dec()
+            route = state["operation"].route if "operation" in state else UNMATCHED
+            self.metrics.request(method if method in METHODS else "other", route, status, seconds, state.get("problem"))
             client = scope.get("client")
             access.info(
                 "event=request request_id=%s method=%s path=%s status=%d duration_ms=%.1f client=%s",
@@ -88,6 +101,7 @@ class RequestContext:
                 # Percent-encoded as it came: no line break can get in.
                 scope.get("raw_path", b"").decode("ascii", "replace"),
                 status,
-                (time.perf_counter() - started) * 1000,
+                seconds * 1000,
                 client[0] if client else "-",
             )
+            current_request_id.reset(remembered)

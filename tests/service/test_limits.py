@@ -27,7 +27,7 @@ Change = Callable[..., Settings]
 
 def local(engine: Engine, settings: Settings) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(create_app(engine, settings))
-    return httpx.AsyncClient(transport=transport, base_url="http://test", timeout=30)
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30)
 
 
 def test_announced_and_unannounced_bodies(engine: Engine, with_settings: Change) -> None:
@@ -159,7 +159,7 @@ def test_clients_that_hang_up(engine: Engine, with_settings: Change, caplog: pyt
         for _ in range(6):
             with socket.create_connection((address.hostname, address.port)) as connection:
                 connection.sendall(
-                    b"POST /v1/search HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+                    b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                     b"Content-Length: 1000\r\n\r\n{"
                 )
                 time.sleep(0.05)

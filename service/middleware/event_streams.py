@@ -1,0 +1,50 @@
+"""Event streams end when the service is about to stop: their clients connect again, to whoever serves then."""
+
+import asyncio
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.lifecycle import Lifecycle
+
+MEDIA_TYPE = "text/event-stream"
+
+
+class EventStreams:
+    """Tells an application that sends ``text/event-stream`` that its client has gone, once the service drains, and
+    ends the answer as a complete one."""
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self.app = app
+        self.lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        streaming = complete = False
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal streaming, complete
+            if message["type"] == "http.response.start":
+                streaming = Headers(raw=message["headers"]).get("content-type", "").startswith(MEDIA_TYPE)
+            elif message["type"] == "http.response.body":
+                complete = not message.get("more_body", False)
+            await send(message)
+
+        async def receive_or_drain() -> Message:
+            if not streaming:
+                return await receive()
+            received = asyncio.ensure_future(receive())
+            draining = asyncio.ensure_future(self.lifecycle.until_draining())
+            try:
+                done, _ = await asyncio.wait((received, draining), return_when=asyncio.FIRST_COMPLETED)
+                return received.result() if received in done else {"type": "http.disconnect"}
+            finally:
+                received.cancel()
+                draining.cancel()
+
+        await self.app(scope, receive_or_drain, send_and_note)
+        if streaming and not complete:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
