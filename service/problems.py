@@ -17,6 +17,15 @@ from index.errors import ImageReferenceError, PointError, StoreError
 from service.collections import CollectionUnavailableError, UnknownCollectionError
 from service.encoder.supervisor import EncoderUnavailableError
 from service.engine import UnknownItemError
+from service.jobs.content import ContentError
+from service.jobs.store import (
+    JobStateError,
+    JobsUnavailableError,
+    TooManyJobsError,
+    TooManyWatchersError,
+    UnknownJobError,
+)
+from service.snapshots import UnknownSnapshotError
 from service.tree import NoTreeError, TreeUnavailableError
 from service.tree_view import NotFittedError
 
@@ -158,6 +167,19 @@ def install(app: FastAPI) -> None:
             request, Problem(503, "collection_unavailable", "this collection cannot be used now: the log says why")
         )
 
+    def becomes(status: int, code: str, **headers: str) -> Any:
+        async def handler(request: Request, error: Exception) -> Response:
+            return answer(request, Problem(status, code, str(error), headers=headers))
+
+        return handler
+
+    app.add_exception_handler(UnknownJobError, not_found("job_not_found"))
+    app.add_exception_handler(UnknownSnapshotError, not_found("snapshot_not_found"))
+    app.add_exception_handler(ContentError, becomes(415, "unsupported_content"))
+    app.add_exception_handler(JobStateError, becomes(409, "job_state"))
+    app.add_exception_handler(TooManyJobsError, becomes(429, "too_many_jobs", **{"Retry-After": "30"}))
+    app.add_exception_handler(TooManyWatchersError, becomes(429, "too_many_watchers", **{"Retry-After": "30"}))
+    app.add_exception_handler(JobsUnavailableError, becomes(503, "jobs_unavailable", **{"Retry-After": "5"}))
     app.add_exception_handler(Problem, on_problem)
     app.add_exception_handler(ImageError, on_image)
     app.add_exception_handler(RequestValidationError, on_validation)
