@@ -207,7 +207,12 @@ def test_patient_photos_wait_and_checks_pass_by(start: Start) -> None:
 def test_observers_and_state_see_the_batches(start: Start) -> None:
     encoder = start()
     seen: list[BatchSeen] = []
-    encoder.observe(seen.append)
+    stop = encoder.observe(seen.append)
+
+    def broken(_: BatchSeen) -> None:
+        raise ValueError("an observer's fault is no worker's")
+
+    encoder.observe(broken)
     futures = [encoder.submit(photo) for photo in PHOTOS]
     points(futures)
     wait_for(encoder, lambda _: sum(batch.size for batch in seen) == len(PHOTOS))
@@ -216,6 +221,10 @@ def test_observers_and_state_see_the_batches(start: Start) -> None:
     assert all(batch.seconds >= 0 for batch in seen)
     assert {future.batch_size for future in futures} == set(sizes)
     assert all(future.decode_s > 0 for future in futures)
+    stop()
+    points([encoder.submit(PHOTOS[0])])
+    assert sum(batch.size for batch in seen) == len(PHOTOS)
+    assert encoder.state().restarts == 0
 
 
 def test_the_end_of_the_parent_is_the_end_of_the_worker(tmp_path: Path) -> None:
