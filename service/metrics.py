@@ -1,6 +1,7 @@
 """Metrics for Prometheus: one registry per application, so that several may run in one process."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -10,6 +11,8 @@ from prometheus_client.registry import Collector
 
 from service.encoder.supervisor import BatchSeen
 from service.engine import Engine
+from service.jobs.runner import Jobs
+from service.jobs.store import JobsUnavailableError
 from service.load import Load
 from service.problems import IMAGE_STATUS
 
@@ -64,6 +67,10 @@ class Metrics:
         registry.register(_EngineCollector(engine))
         ProcessCollector(registry=registry)
 
+    def watch_jobs(self, jobs: Jobs) -> None:
+        """Tell how many jobs there are in each state, too."""
+        self._registry.register(_JobsCollector(jobs))
+
     def text(self) -> bytes:
         """Everything, as ``/metrics`` answers it."""
         return generate_latest(self._registry)
@@ -116,3 +123,17 @@ class _EngineCollector(Collector):
         for each in self._engine.collections.states():
             up.add_metric([each.name], each.fault is None)
         yield up
+
+
+class _JobsCollector(Collector):
+    """Asks the journal of jobs when somebody looks; nothing is told while there is none."""
+
+    def __init__(self, jobs: Jobs) -> None:
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("lhier_jobs", "Jobs that are kept, by state", labels=["state"])
+        with suppress(JobsUnavailableError):
+            for state, count in self._jobs.store.counts().items():
+                family.add_metric([state], count)
+        yield family

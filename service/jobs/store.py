@@ -182,6 +182,12 @@ class JobStore:
         with self._lock:
             return self._queued(self._connection)
 
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state, those that were forgotten left out."""
+        with self._lock:
+            rows = self._connection.execute("SELECT state, COUNT(*) FROM jobs GROUP BY state").fetchall()
+        return {**dict.fromkeys(STATES, 0), **dict(rows)}
+
     def page(
         self, limit: int, before: int | None = None, collection: str | None = None, state: State | None = None
     ) -> list[Job]:
