@@ -9,13 +9,14 @@ from typing import Any, Literal, Self
 
 from index.errors import CatalogueError
 from index.files import write_json
+from index.filters import field_columns
 
 FieldType = Literal["string", "integer", "number", "boolean"]
 TYPES: tuple[FieldType, ...] = ("string", "integer", "number", "boolean")
 
 SCHEMA_FILE = "metadata_schema.json"
 MAX_FIELDS = 64
-FIELD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")  # what index.filters can use an index over
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,9 @@ class MetadataSchema:
             raise ValueError(f"expected at most {MAX_FIELDS} fields, got {len(self.fields)}")
         for name, kind in self.fields.items():
             if not FIELD_NAME.fullmatch(name):
-                raise ValueError(f"expected field names of 1 to 64 letters, digits, - and _, got {name!r:.80}")
+                raise ValueError(
+                    f"expected field names of 1 to 64 letters, digits and _ (no digit first), got {name!r:.80}"
+                )
             if kind not in TYPES:
                 raise ValueError(f"field {name!r}: expected one of {', '.join(TYPES)}, got {kind!r:.80}")
         if undeclared := set(self.required) - self.fields.keys():
@@ -58,19 +61,9 @@ class MetadataSchema:
 _ARTICLES = {"string": "a string", "integer": "an integer", "number": "a number", "boolean": "true or false"}
 
 
-def expression(name: str) -> str:
-    """SQL of a field's value. SQLite takes the index over a field only where a query has this very text.
-
-    Booleans come out as 1 and 0. ``name`` must match :data:`FIELD_NAME`: it stands in the text as it is.
-    """
-    if not FIELD_NAME.fullmatch(name):
-        raise ValueError(f"expected a field name of 1 to 64 letters, digits, - and _, got {name!r:.80}")
-    return f"json_extract(metadata, '$.\"{name}\"')"
-
-
 def index_statements(schema: MetadataSchema) -> list[str]:
-    """SQL that makes the index over each declared field."""
-    return [f'CREATE INDEX IF NOT EXISTS "metadata_{name}" ON items ({expression(name)})' for name in schema.fields]
+    """SQL that makes the index that :mod:`index.filters` uses over each declared field."""
+    return [f'CREATE INDEX IF NOT EXISTS "metadata_{name}" ON items ({field_columns(name)})' for name in schema.fields]
 
 
 def write_schema(folder: Path, schema: MetadataSchema) -> None:

@@ -56,6 +56,21 @@ def uploads_folder(collection: Path) -> Path:
     return collection.parent.parent / FOLDER / collection.name
 
 
+def delete_orphans(store: Path, collections: Iterable[str]) -> None:
+    """Delete the uploads of collections that are not among ``collections``: their deletion was cut short.
+
+    Nothing happens to those of a collection that somebody is putting in place.
+    """
+    folder, kept = store / FOLDER, set(collections)
+    if not folder.is_dir():
+        return
+    moving = {path.name.split(".")[1] for path in (store / "collections").glob(".*.lhier-*")}
+    for path in folder.iterdir():
+        if path.is_dir() and path.name not in kept | moving:
+            logger.info("event=uploads_of_no_collection_deleted folder=%s", path)
+            Uploads(path).delete()
+
+
 class Uploads:
     """The uploaded photos in ``folder``, which is made when the first of them comes. Any thread, any process."""
 

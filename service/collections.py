@@ -14,7 +14,8 @@ from index.errors import CollectionExistsError, ModelMismatchError, StoreError
 from index.files import sync, workspace
 from index.gpu import Device
 from index.matching import Matching
-from index.plan import write_request
+from index.metadata import MetadataSchema
+from index.uploads import Uploads, delete_orphans, uploads_folder
 from service.tree import ServedTree
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,10 @@ RETRY_S = 10.0  # between attempts at opening a broken collection
 
 class UnknownCollectionError(LookupError):
     """A collection that is not served."""
+
+
+class TooManyCollectionsError(RuntimeError):
+    """A collection beyond the number that is allowed."""
 
 
 class CollectionUnavailableError(RuntimeError):
@@ -82,6 +87,7 @@ class Collections:
         self._lock = threading.RLock()
         self._changing = threading.Lock()  # creating, deleting and restoring go one by one
         self._entries = {name: _Entry(name) for name in dict.fromkeys(names) or list_collections(store)}
+        delete_orphans(store, list_collections(store))
 
     def open_all(self) -> None:
         """Open every collection now. Raises ``StoreError`` for the first that cannot be, if none can."""
@@ -154,17 +160,36 @@ class Collections:
             if name in self._entries:
                 self._entries[name].suspected = True
 
-    def create(self, name: str, *, embedding_dim: int, c: float, request: dict[str, Any], schema: Any = None) -> None:
+    def create(
+        self,
+        name: str,
+        *,
+        embedding_dim: int,
+        c: float,
+        request: dict[str, Any],
+        schema: MetadataSchema,
+        allowed: int | None = None,
+    ) -> None:
         """A new, empty collection of this model; ``request`` is its index as ``LorentzIndex.build`` takes it.
 
-        Raises ``CollectionExistsError`` and ``CollectionNameError``.
+        ``allowed``: how many collections there may be. Raises ``CollectionExistsError``, ``CollectionNameError`` and
+        :class:`TooManyCollectionsError`.
         """
         folder = collection_folder(self.store, name)
         with self._changing:
             if folder.exists():
                 raise CollectionExistsError(f"there is a collection {name!r} already: delete it first, or take another")
-            Collection.create(self.store, name, embedding_dim=embedding_dim, c=c, model_hash=self.model_hash).close()
-            write_request(folder, request)
+            if allowed is not None and len(self._entries) >= allowed:
+                raise TooManyCollectionsError(f"there are {len(self._entries)} collections, no more are allowed")
+            Collection.create(
+                self.store,
+                name,
+                embedding_dim=embedding_dim,
+                c=c,
+                model_hash=self.model_hash,
+                request=request,
+                schema=schema,
+            ).close()
             self._put(name)
 
     def delete(self, name: str) -> None:
@@ -180,6 +205,7 @@ class Collections:
                 with workspace(folder) as temporary:
                     folder.rename(temporary / folder.name)
                     sync(folder.parent)
+                    Uploads(uploads_folder(folder)).delete()
 
     def replace(self, name: str, put: Callable[[], Collection]) -> None:
         """Have ``put`` switch another collection into the store in place of ``name``, or as a new one, and serve that.

@@ -3,24 +3,138 @@
 import base64
 import binascii
 import mimetypes
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import FileResponse
 
 from index.catalogue import Item
 from index.collection import Collection
+from service.bodies import read_body
+from service.collections import Served
+from service.engine import UnknownItemError
 from service.problems import Problem
-from service.schemas.items import ItemAnswer, ScrollAnswer, ScrollRequest
-from service.state import NamedCollection, NamedItem, State, item_url
+from service.routes.collections import problems
+from service.schemas.common import MAX_ID
+from service.schemas.items import (
+    CountAnswer,
+    CountRequest,
+    DeleteRequest,
+    FormUpsert,
+    ItemAnswer,
+    ScrollAnswer,
+    ScrollRequest,
+    UpsertAnswer,
+    UpsertRequest,
+)
+from service.state import ItemIdInPath, NamedCollection, NamedItem, NamedServed, ServiceState, State, item_url
 from service.thumbnails import entity_tag
+from service.upserts import (
+    commit,
+    entries_of_form,
+    entries_of_json,
+    longest_of,
+    prepare,
+    refuse_unless_all_are_fine,
+    telling_of_a_full_disk,
+)
 
 router = APIRouter(prefix="/v1/collections/{collection}/items", tags=["items"])
 
 # Private: with a key set, no shared cache may keep photos. The tag makes asking again cheap.
 CACHE_CONTROL = "private, max-age=3600"
 IfNoneMatch = Annotated[str | None, Header(include_in_schema=False)]
+
+
+_FORM_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "array", "items": {"type": "string", "format": "binary"}, "description": "The photos."},
+        "id": {"type": "string", "maxLength": MAX_ID, "description": "The item's id, where there is one photo."},
+        "labels": {"type": "string", "description": "JSON list of its labels, most general first."},
+        "metadata": {"type": "string", "description": "JSON object."},
+        "items": {"type": "string", "description": "For several photos: JSON list of {id, file, labels, metadata}."},
+    },
+    "required": ["file"],
+    "additionalProperties": False,
+}
+BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/UpsertRequest"}},
+            "multipart/form-data": {"schema": _FORM_SCHEMA},
+        },
+    }
+}
+BODY_MODELS = (UpsertRequest,)
+ALL = CountRequest()
+
+
+@router.put(
+    "",
+    openapi_extra=BODY,
+    response_model_exclude_none=True,
+    responses={
+        207: {"description": "Some items were not written: each result says.", "model": UpsertAnswer},
+        **problems(
+            s404="no such collection",
+            s409="embeddings of another model",
+            s413="too much at once",
+            s415="neither JSON nor a form",
+            s422="a field is not as described, or, of an atomic write, items that cannot be written",
+            s507="no room left",
+        ),
+    },
+)
+async def upsert(
+    request: Request, state: State, served: NamedServed, response: Response, atomic: bool = False
+) -> UpsertAnswer:
+    """Write items: ``curl -X PUT -F file=@photo.jpg -F id=sku-1 -F 'labels=["Fruit","Apple"]' HOST/v1/.../items``.
+
+    Each item comes with a photo, which is kept, or with a ready point, or with a URL where this server fetches any. An
+    id that exists is overwritten as a whole. Items that are fine are written even if others of the request are not
+    (207: each has a result of its own), unless ``atomic``: then all are, or none. What is answered with 200 or 201 is
+    on the disk and found by searches.
+    """
+    limits = state.settings.limits
+    body = await read_body(request, UpsertRequest, FormUpsert, limits, max_photos=limits.images)
+    collection = served.collection
+    if body.json is not None:
+        if body.json.model_hash not in (None, collection.model_hash):
+            raise Problem(
+                409,
+                "model_mismatch",
+                f"the collection holds points of model {collection.model_hash}, these are of "
+                f"{body.json.model_hash!r:.80}: distances between the two mean nothing",
+            )
+        entries = entries_of_json(body.json.items)
+    else:
+        assert body.form is not None  # noqa: S101 - a body is one or the other
+        entries = entries_of_form(body.form, body.photos)
+    note = longest_of(request.scope)
+    prepared = await prepare(state, collection, entries, note)
+    ids = [entry.id for entry in entries]
+    if atomic:
+        refuse_unless_all_are_fine(prepared, ids)
+    answer = await state.off_loop.write(lambda: commit(collection, prepared, ids), note)
+    response.status_code = 207 if answer.failed else 200
+    return answer
+
+
+@router.post("/delete", responses=problems(s404="no such collection"))
+async def delete(request: Request, state: State, served: NamedServed, asked: DeleteRequest) -> CountAnswer:
+    """Delete several items; ids that do not exist are passed over. Answers how many were deleted."""
+    return CountAnswer(count=await _delete(request, state, served, asked.ids))
+
+
+@router.post("/count", responses=problems(s404="no such collection"))
+def count(collection: NamedCollection, asked: CountRequest = ALL) -> CountAnswer:
+    """How many items there are."""
+    return CountAnswer(count=collection.count)
 
 
 @router.post("/scroll")
@@ -72,6 +186,21 @@ def image(collection: NamedCollection, item: NamedItem, if_none_match: IfNoneMat
 def item_by_id(collection: NamedCollection, item: NamedItem) -> ItemAnswer:
     """An item by id."""
     return _answer(collection, item)
+
+
+@router.delete("/{item_id:path}", status_code=204, responses=problems(s404="no such collection or item"))
+async def delete_item(request: Request, state: State, served: NamedServed, item_id: ItemIdInPath) -> None:
+    """Delete an item, and its uploaded photo unless another item has the same."""
+    if not await _delete(request, state, served, [unquote(item_id)]):
+        raise UnknownItemError(f"collection {served.collection.name!r} holds no item {unquote(item_id)!r:.80}")
+
+
+async def _delete(request: Request, state: ServiceState, served: Served, ids: Sequence[str]) -> int:
+    def work() -> int:
+        with telling_of_a_full_disk():
+            return served.collection.delete(ids)
+
+    return await state.off_loop.write(work, longest_of(request.scope))
 
 
 def _answer(collection: Collection, item: Item) -> ItemAnswer:

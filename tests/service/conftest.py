@@ -151,6 +151,23 @@ def disposable(trip: Trip, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture
+def fresh(engine: Engine, with_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[httpx.Client]:
+    """A client of a server over an empty store of its own at ``tmp_path / "store"``."""
+    from service.collections import Collections
+    from service.server import running_server
+
+    store = tmp_path / "store"
+    store.mkdir()
+    registry = Collections(store, engine.model.model_hash)
+    with (
+        running_server(with_settings(store=store), Engine(engine.encoder, registry)) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        yield client
+    registry.close()
+
+
+@pytest.fixture
 def client(server: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server, timeout=30) as client:
         yield client

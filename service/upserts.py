@@ -1,0 +1,226 @@
+"""Writes: each item that came is checked and gets its point by itself; those that are fine are committed at once."""
+
+import asyncio
+import errno
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from starlette.concurrency import run_in_threadpool
+from starlette.types import Scope
+
+from hyperbolic.images import ImageError
+from index.catalogue import Item
+from index.collection import Collection
+from index.errors import CatalogueError, PointError
+from service.encoder.supervisor import EncoderUnavailableError, EncodingError
+from service.fetching import fetch
+from service.middleware.request_context import record_timing
+from service.multipart import Part, image_bytes_problem
+from service.offload import Note
+from service.problems import Problem, image_problem
+from service.queries import decode_data_url, given_point
+from service.schemas.items import FormUpsert, ItemProblem, ItemResult, ItemWrite, PhotoItem, UpsertAnswer
+from service.state import ServiceState
+
+Photo = bytes | bytearray | str  # a file's bytes, or base64
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One item that came: its photo, or its point, or where its photo lies, or why there is none."""
+
+    id: str
+    labels: tuple[str, ...]
+    metadata: dict[str, Any]
+    photo: Photo | None = None
+    url: str | None = None
+    embedding: list[float] | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An item that can be written; ``photo`` is to be kept."""
+
+    item: Item
+    photo: bytes | None
+
+
+def longest_of(scope: Scope) -> Note:
+    """Notes steps that a request takes several times at once: of each the longest counts."""
+    longest: dict[str, float] = {}
+
+    def note(step: str, seconds: float) -> None:
+        longest[step] = max(seconds, longest.get(step, 0.0))
+        record_timing(scope, step, longest[step])
+
+    return note
+
+
+def entries_of_json(items: Sequence[ItemWrite]) -> list[Entry]:
+    """What came as JSON."""
+    return [
+        Entry(each.id, each.labels, each.metadata, photo=each.image, url=each.url, embedding=each.embedding)
+        for each in items
+    ]
+
+
+def entries_of_form(form: FormUpsert, photos: Sequence[Part]) -> list[Entry]:
+    """What came as a form: each item with the photo of its file name, or else the next one that nobody named.
+
+    Raises :class:`~service.problems.Problem` 422 for a photo too many.
+    """
+    items = form.items
+    if items is None:
+        assert form.id is not None  # noqa: S101 - FormUpsert has one or the other
+        items = [PhotoItem(id=form.id, labels=form.labels, metadata=form.metadata)]
+    left = list(photos)
+    claimed: dict[int, Part] = {}
+    for number, item in enumerate(items):
+        if item.file is not None and (part := next((each for each in left if each.filename == item.file), None)):
+            claimed[number] = part
+            left.remove(part)
+    for number, item in enumerate(items):
+        if item.file is None and left:
+            claimed[number] = left.pop(0)
+    if left:
+        raise Problem(422, "invalid_request", f"{len(left)} of the photos belong to no item: name each item's 'file'")
+    entries = []
+    for number, item in enumerate(items):
+        if number in claimed:
+            entries.append(Entry(item.id, item.labels, item.metadata, photo=claimed[number].data))
+        else:
+            wanted = f"named {item.file!r:.80}" if item.file is not None else "left for this item"
+            problem = Problem(422, "photo_missing", f"expected a photo in a field 'file', found none {wanted}")
+            entries.append(Entry(item.id, item.labels, item.metadata, problem=problem))
+    return entries
+
+
+async def prepare(
+    state: ServiceState, collection: Collection, entries: Sequence[Entry], note: Note
+) -> list[Ready | Problem]:
+    """Each entry as an item to write, or what is wrong with it. Raises :class:`~service.problems.Problem` 413."""
+    photos = sum(entry.photo is not None or entry.url is not None for entry in entries)
+    if photos > state.settings.limits.images:
+        limit = state.settings.limits.images
+        raise Problem(413, "too_many_images", f"at most {limit} photos fit into one request, got {photos}")
+    seen: set[str] = set()
+    tasks = []
+    for entry in entries:
+        tasks.append(_prepare(state, collection, entry, entry.id in seen, note))
+        seen.add(entry.id)
+    return list(await asyncio.gather(*tasks))
+
+
+async def embed(state: ServiceState, photo: Photo, note: Note) -> tuple[bytes, np.ndarray] | Problem:
+    """A photo's bytes and its point (d,), or what is wrong with it: one bad photo fails none beside it."""
+    limit = state.settings.limits.image_bytes
+
+    def unpack() -> bytes:
+        data = decode_data_url(photo, "image") if isinstance(photo, str) else bytes(photo)
+        if len(data) > limit:
+            raise image_bytes_problem(limit)
+        return data
+
+    try:
+        data = await run_in_threadpool(unpack)
+        return data, await state.off_loop.embed_photo(lambda: data, note)
+    except Problem as problem:
+        return problem
+    except ImageError as error:
+        return image_problem(error)
+    except EncodingError as error:
+        return Problem(500, "encoding_failed", str(error))
+    except EncoderUnavailableError as error:
+        return Problem(503, "encoder_unavailable", str(error), headers={"Retry-After": "10"})
+
+
+def commit(collection: Collection, prepared: Sequence[Ready | Problem], ids: Sequence[str]) -> UpsertAnswer:
+    """Write what is ready, on the disk when this returns. Raises :class:`~service.problems.Problem` 507 on a full one.
+
+    ``ids`` are those of ``prepared``.
+    """
+    ready = [each for each in prepared if isinstance(each, Ready)]
+    photos = {each.item.id: each.photo for each in ready if each.photo is not None}
+    with telling_of_a_full_disk():
+        put = iter(collection.put([each.item for each in ready], photos))
+    results = []
+    for item_id, each in zip(ids, prepared, strict=True):
+        if isinstance(each, Problem):
+            error = ItemProblem(code=each.code, detail=each.detail)
+            results.append(ItemResult(id=item_id, status=each.status, error=error))
+        else:
+            results.append(ItemResult(id=item_id, status=201 if next(put).created else 200))
+    return UpsertAnswer(written=len(ready), failed=len(prepared) - len(ready), results=results)
+
+
+def refuse_unless_all_are_fine(prepared: Sequence[Ready | Problem], ids: Sequence[str]) -> None:
+    """Of a write that is to be whole: :class:`~service.problems.Problem` 422 with what is wrong with each item."""
+    failed = [(number, each) for number, each in enumerate(prepared) if isinstance(each, Problem)]
+    if not failed:
+        return
+    busy = [each for _, each in failed if each.status >= 500]
+    raise Problem(
+        busy[0].status if busy else 422,
+        "items_refused",
+        f"{len(failed)} of {len(prepared)} items cannot be written, so none was",
+        errors=[
+            {"location": "body", "pointer": f"/items/{number}", "id": ids[number], "status": each.status,
+             "code": each.code, "detail": each.detail}
+            for number, each in failed
+        ],
+        headers=busy[0].headers if busy else None,
+    )  # fmt: skip
+
+
+@contextmanager
+def telling_of_a_full_disk() -> Iterator[None]:
+    """Turns what a write meets on a full disk into :class:`~service.problems.Problem` 507."""
+    try:
+        yield
+    except CatalogueError as error:
+        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            raise _full() from error
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _full() from error
+        raise CatalogueError(f"a photo could not be kept ({error}): nothing was written") from error
+
+
+def _full() -> Problem:
+    return Problem(507, "disk_full", "there is no room left for this write: nothing was changed")
+
+
+async def _prepare(
+    state: ServiceState, collection: Collection, entry: Entry, duplicate: bool, note: Note
+) -> Ready | Problem:
+    if entry.problem is not None:
+        return entry.problem
+    if duplicate:
+        return Problem(422, "duplicate_id", "an item of this id stands before in the same request")
+    if faults := collection.schema.faults(entry.metadata):
+        return Problem(422, "invalid_metadata", f"metadata: {'; '.join(faults)}")
+    data: bytes | None = None
+    if entry.embedding is not None:
+        try:
+            space = given_point(entry.embedding, collection, "embedding")
+        except (Problem, PointError) as error:
+            return error if isinstance(error, Problem) else Problem(422, "invalid_point", str(error))
+    else:
+        photo = entry.photo
+        if entry.url is not None:
+            try:
+                photo = await fetch(entry.url, state.settings.urls)
+            except Problem as problem:
+                return problem
+        assert photo is not None  # noqa: S101 - an entry has exactly one source
+        found = await embed(state, photo, note)
+        if isinstance(found, Problem):
+            return found
+        data, space = found
+    return Ready(Item(entry.id, space, entry.labels, entry.metadata), data)
