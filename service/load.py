@@ -1,6 +1,7 @@
 """Load: how much has been taken on, how fast it gets done, and when more would only make everybody wait."""
 
 import math
+import sys
 import time
 from collections.abc import Callable
 
@@ -17,8 +18,9 @@ class Load:
     Up to ``in_flight`` requests are always taken, and ``queued`` more while they can expect, by Little's law (requests
     present divided by the rate at which they get done), to be answered within ``max_wait_s``. Where that is not so,
     or the queue has not been empty for that long, load is shed: the requests beyond a third of ``in_flight`` are
-    refused, until nobody had to be refused for two seconds. A short burst is thus worked off; lasting overload
-    finds a short queue instead of a full one that makes each request late and none more answered.
+    refused, those that are waiting already included (:attr:`excess`), until nobody had to be refused for two seconds.
+    A short burst is thus worked off; lasting overload finds a short queue instead of a full one that makes each
+    request late and none more answered.
     """
 
     def __init__(
@@ -29,7 +31,8 @@ class Load:
         self.shedding = False
         self._clock = clock
         self._last = self._refused = clock()
-        self._done, self._busy_s = 0.0, 0.0  # both fade with RATE_WINDOW_S of busy time
+        # Both fade with RATE_WINDOW_S of busy time, the first to next to nothing where nothing gets done any more.
+        self._done, self._busy_s = 0.0, 0.0
         self._queue_since: float | None = None
 
     @property
@@ -37,6 +40,11 @@ class Load:
         """How long one more request would take by the rate of late; None before anything was done."""
         self._pass_time()
         return (self.present + 1) * self._busy_s / self._done if self._done else None
+
+    @property
+    def excess(self) -> int:
+        """How many more are present than should be."""
+        return max(0, self.present - self._share) if self.shedding else 0
 
     def refuses(self) -> bool:
         """Whether a request that comes now is to be refused."""
@@ -70,12 +78,16 @@ class Load:
             expected = self.expected_s
             lasting = self._queue_since is not None and now - self._queue_since > self.max_wait_s
             self.shedding = lasting or (expected is not None and expected > self.max_wait_s)
-        return self.shedding and self.present >= max(1, self.in_flight // SHEDDING_SHARE)
+        return self.shedding and self.present >= self._share
+
+    @property
+    def _share(self) -> int:
+        return max(1, self.in_flight // SHEDDING_SHARE)
 
     def _pass_time(self) -> None:
         now = self._clock()
         if self.present:
             kept = math.exp((self._last - now) / RATE_WINDOW_S)
-            self._done *= kept
+            self._done = max(self._done * kept, sys.float_info.min if self._done else 0.0)
             self._busy_s = self._busy_s * kept + RATE_WINDOW_S * (1.0 - kept)
         self._last = now

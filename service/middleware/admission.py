@@ -29,14 +29,15 @@ class Admission:
         self.limits, self.load = limits, load
         self._places = asyncio.Semaphore(limits.in_flight)
         self._buffered = 0
+        self.placed: dict[_Visit, None] = {}  # in order of arrival
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         if scope["type"] != "http" or operation(scope).key == "open":
             await self.app(scope, receive, send)
             return
-        if self.load.refuses():
-            await self._too_many().response(scope)(scope, receive, send)
+        if self.refuses():
+            await self.too_many().response(scope)(scope, receive, send)
             return
         visit = _Visit(self, scope, receive, send)
         try:
@@ -44,6 +45,15 @@ class Admission:
         finally:
             visit.leave(done=False)
             self._buffered -= visit.buffered
+
+    def refuses(self) -> bool:
+        """Whether a request that comes now is to be refused; where load is shed from now on, the latest are as well."""
+        shedding = self.load.shedding
+        refused = self.load.refuses()
+        if self.load.shedding and not shedding:
+            for visit in [*reversed(self.placed)][: self.load.excess]:
+                visit.shed()
+        return refused
 
     async def take_place(self) -> None:
         """Wait for a place."""
@@ -64,7 +74,8 @@ class Admission:
         self._buffered += size
         return self._buffered <= self.limits.buffered_bytes
 
-    def _too_many(self) -> Problem:
+    def too_many(self) -> Problem:
+        """What a request that is refused is told."""
         wait = self.load.expected_s or 1.0
         return Problem(
             429,
@@ -82,11 +93,13 @@ class _Visit:
         self.buffered = 0
         self._receive, self._send = receive, send
         self._answer = Answer(send)
-        self._streams = operation(scope).streams
+        self._streams, self._key = operation(scope).streams, operation(scope).key
+        self._shed = False
         self._placed = False
         self._deadline = asyncio.timeout(None if self._streams else admission.limits.deadline_s)
 
     async def run(self) -> None:
+        """To the end of the answer."""
         late = False
         try:
             async with self._deadline:
@@ -101,23 +114,35 @@ class _Visit:
             if not late:
                 raise
         problem = self._answer.refusal
-        if late:
+        if late and self._shed:
+            problem = self.admission.too_many()
+        elif late:
             seconds = self.admission.limits.deadline_s
             problem = Problem(504, "deadline_exceeded", f"no answer within {seconds:g} s: try again later")
         if problem is not None and not self._answer.started:
             self.leave(done=False)
             await problem.response(self.scope)(self.scope, self._receive, self._send)
 
+    def shed(self) -> None:
+        """Give up, with 429, unless the answer has begun."""
+        if not self._answer.started:
+            self._shed = True
+            self._deadline.reschedule(asyncio.get_running_loop().time())
+
     def leave(self, *, done: bool) -> None:
+        """Have no place any more."""
+        self.admission.placed.pop(self, None)
         if self._placed:
             self._placed = False
             self.admission.give_back_place(done=done)
 
     async def _arrived(self) -> None:
-        if self.admission.load.refuses():
-            raise self._answer.refuse(self.admission._too_many())
+        if self.admission.refuses():
+            raise self._answer.refuse(self.admission.too_many())
         if self._streams:
             self._deadline.reschedule(asyncio.get_running_loop().time() + self.admission.limits.deadline_s)
+        if self._key == "read":  # what changes something is not broken off
+            self.admission.placed[self] = None
         await self.admission.take_place()
         self._placed = True
 
@@ -140,7 +165,7 @@ class _Visit:
         return message
 
     async def _send_and_leave(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and self._answer.refusal is None:
+        if message["type"] == "http.response.start" and self._answer.refusal is None and not self._deadline.expired():
             self._deadline.reschedule(None)
             self.leave(done=True)
         await self._answer.send(message)

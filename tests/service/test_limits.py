@@ -86,24 +86,24 @@ def test_photo_bytes(engine: Engine, with_settings: Change) -> None:
 
 
 class Gate:
-    """Holds the encoder back until it is opened."""
+    """Holds photos back from the encoder until it is opened."""
 
     def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         self.open = threading.Event()
-        embed = engine.embed
+        submit = engine.encoder.submit
 
-        def held(prepared: Any) -> Any:
+        def held(*photo: Any, **options: Any) -> Any:
             assert self.open.wait(20)
-            return embed(prepared)
+            return submit(*photo, **options)
 
-        monkeypatch.setattr(engine, "embed", held)
+        monkeypatch.setattr(engine.encoder, "submit", held)
 
 
 def test_too_many_at_once(engine: Engine, with_settings: Change, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = Gate(engine, monkeypatch)
 
     async def go() -> list[httpx.Response]:
-        async with local(engine, with_settings(limits={"in_flight": 2, "queued": 3})) as client:
+        async with local(engine, with_settings(limits={"in_flight": 2, "queued": 3, "max_wait_s": 30})) as client:
             asked = [asyncio.create_task(client.post("/v1/search", files={"file": PHOTO})) for _ in range(9)]
             refused, _ = await asyncio.wait(asked, timeout=1)
             assert len(refused) == 4
