@@ -17,15 +17,17 @@ import httpx
 from service.client.base import calls
 from service.client.collections import CollectionMethods
 from service.client.items import ItemMethods
+from service.client.jobs import JobMethods
 from service.client.queries import encoded, item, node, photo, point, url
 from service.client.search import SearchMethods
+from service.client.snapshots import SnapshotMethods
 from service.client.transport import ClientError, Transport
 from service.client.tree import TreeMethods
 
 __all__ = ["Client", "ClientError", "encoded", "item", "node", "photo", "point", "url"]
 
 
-class Client(SearchMethods, ItemMethods, CollectionMethods, TreeMethods):
+class Client(SearchMethods, ItemMethods, CollectionMethods, TreeMethods, JobMethods, SnapshotMethods):
     """The service at ``base_url``. Collections are named by ``collection``; None is the server's default one.
 
     Every method raises :class:`~service.client.transport.ClientError` for a problem, and ``httpx.TransportError``

@@ -8,7 +8,7 @@ from service.client.transport import parse
 from service.schemas.embeddings import EmbeddingsAnswer, EmbeddingsRequest, Encoding, Space
 from service.schemas.filters import Filter
 from service.schemas.query import Query
-from service.schemas.search import Include, SearchAnswer, SearchRequest
+from service.schemas.search import BatchAnswer, BatchRequest, Include, SearchAnswer, SearchRequest
 
 
 class SearchMethods(Base):
@@ -36,6 +36,12 @@ class SearchMethods(Base):
         )  # fmt: skip
         path = "/v1/search" if collection is None else f"/v1/collections/{quoted(collection)}/search"
         return parse(SearchAnswer, self._transport.request("POST", path, body))
+
+    @calls("search_batch")
+    def search_batch(self, searches: Iterable[SearchRequest], *, collection: str | None = None) -> BatchAnswer:
+        """Up to 32 searches at once, each with a status of its own."""
+        body = BatchRequest(searches=list(searches))
+        return parse(BatchAnswer, self._post(collection, "search/batch", body))
 
     @calls("embeddings")
     def embeddings(

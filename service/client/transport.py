@@ -55,11 +55,11 @@ class Transport:
         body: BaseModel | None = None,
         *,
         idempotent: bool = True,
-        content: Callable[[], Any] | None = None,
+        prepare: Callable[[], Mapping[str, Any]] | None = None,
         accept: frozenset[int] = frozenset(),
         **options: Any,
     ) -> httpx.Response:
-        """One operation; ``content`` makes the body anew for each attempt. ``accept``: statuses above 399 to return.
+        """One operation; ``accept`` are statuses above 399 to return, ``prepare`` makes httpx's arguments of a body.
 
         Raises :class:`ClientError`, and ``httpx.TransportError`` where no answer came.
         """
@@ -67,12 +67,11 @@ class Transport:
         if body is not None:
             headers["Content-Type"] = "application/json"
             data = body.model_dump_json(exclude_unset=True).encode()
-            content = lambda: data  # noqa: E731
+            prepare = lambda: {"content": data}  # noqa: E731
         waited, pause = 0.0, FIRST_PAUSE_S
         while True:
-            response = self._http.request(
-                method, path, content=content() if content else None, headers=headers, **options
-            )
+            sent = {**options, **(prepare() if prepare else {})}
+            response = self._http.request(method, path, headers=headers, **sent)
             if response.status_code < httpx.codes.BAD_REQUEST or response.status_code in accept:
                 return response
             wait = _retry_after(response.headers, pause)

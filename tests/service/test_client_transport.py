@@ -46,7 +46,7 @@ def test_a_busy_server_is_asked_again_when_it_says(
     status: int, transport: Callable[..., Transport], pauses: list[float]
 ) -> None:
     script = Script(busy(status, "2"), busy(status), httpx.Response(200, json={}))
-    answer = transport(script).request("POST", "/v1/search", content=lambda: b"body")
+    answer = transport(script).request("POST", "/v1/search", prepare=lambda: {"content": b"body"})
     assert answer.status_code == 200
     assert [request.content for request in script.requests] == [b"body"] * 3
     assert 2 <= pauses[0] <= 2.5
