@@ -22,6 +22,8 @@ from service.state import ServiceState
 from service.tree import ServedTree
 from service.tree_view import TreeView
 
+FARTHEST = 1e15  # norm of a space part, radius 35 at c = 1: the product of two such fits into 32 bits
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Located:
@@ -98,6 +100,8 @@ def given_point(embedding: list[float], collection: Collection, field: str = "qu
         space = np.asarray(embedding, dtype=np.float64).astype(np.float32)
     if not np.isfinite(space).all():
         raise Problem(422, "invalid_point", f"{field}: a number is too large for 32-bit floating point")
+    if np.linalg.norm(space.astype(np.float64)) > FARTHEST:
+        raise Problem(422, "invalid_point", f"{field}: the point is too far out: its norm must be at most {FARTHEST:g}")
     return space
 
 

@@ -9,7 +9,6 @@ from urllib.parse import unquote
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Query, Request
 from pydantic import BaseModel
-from starlette.concurrency import run_in_threadpool
 
 from hyperbolic.images import ImageError
 from service.access import access
@@ -18,7 +17,7 @@ from service.collections import Served
 from service.middleware.request_context import record_timing
 from service.multipart import Part
 from service.problems import Problem, image_problem
-from service.queries import point_of
+from service.queries import loaded, point_of
 from service.schemas import query as queries
 from service.schemas.common import MAX_LIMIT, NodeId
 from service.schemas.hierarchy import (
@@ -48,7 +47,6 @@ from service.schemas.hierarchy import (
     ZoomRequest,
 )
 from service.state import NamedServed, ServiceState, State
-from service.tree import ServedTree
 from service.tree_answers import TreeTeller, label_steps
 from service.tree_view import TreeView
 
@@ -79,15 +77,8 @@ APPLE, PEAR = ({"item_id": f"Fruit/{name}_01.jpg"} for name in ("Apple/apple", "
 NodePath = Annotated[str, Path(min_length=1, max_length=64, description="Id of a node.")]
 
 
-async def _view(tree: ServedTree) -> TreeView:
-    """The tree as :meth:`ServedTree.view` has it, with no thread kept waiting while it is loaded."""
-    if (running := await run_in_threadpool(tree.catch_up)) is not None:
-        await asyncio.wait([asyncio.wrap_future(running)], timeout=tree.patience)
-    return tree.latest()
-
-
 async def _teller(served: NamedServed) -> TreeTeller:
-    return TreeTeller(await _view(served.tree), served.collection)
+    return TreeTeller(await loaded(served.tree), served.collection)
 
 
 Teller = Annotated[TreeTeller, Depends(_teller)]
