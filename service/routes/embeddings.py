@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from index.coordinates import time, to_ball, to_tangent
 from index.distances import radii
+from service.access import access
 from service.bodies import read_body
 from service.problems import Problem
 from service.routes.collections import problems
@@ -58,6 +59,7 @@ BODY_MODELS = (EmbeddingsRequest,)
         ),
     },
 )
+@access("read")
 async def embeddings(request: Request, state: State, response: Response) -> EmbeddingsAnswer:
     """Embed photos: ``curl -F file=@a.jpg -F file=@b.jpg HOST/v1/embeddings``. Nothing is stored.
 
