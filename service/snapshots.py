@@ -26,6 +26,7 @@ FOLDER = "snapshots"
 NAME = r"[a-z0-9][a-z0-9_-]{0,63}-[0-9]{8}T[0-9]{12}Z\.tar"
 _NAME = re.compile(NAME)
 _CHECKSUM = re.compile(r"([0-9a-f]{64})  ")
+COLLECTION_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _INCOMING = ".incoming-"
 
 
@@ -57,7 +58,9 @@ class Snapshots:
     def collections(self) -> list[str]:
         """Collections of which there are snapshots, whether they still exist or not."""
         folder = self._store / FOLDER
-        return sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+        if not folder.is_dir():
+            return []
+        return sorted(path.name for path in folder.iterdir() if COLLECTION_NAME.fullmatch(path.name) and path.is_dir())
 
     def all_of(self, collection: str) -> list[Stored]:
         """Those of a collection, the newest first."""
@@ -122,9 +125,9 @@ class Snapshots:
         return self._store / FOLDER / collection
 
     def _paths(self, collection: str) -> list[Path]:
-        folder = self._folder(collection)
-        if not folder.is_dir():
+        if collection not in self.collections():
             return []
+        folder = self._folder(collection)
         return [path for path in folder.iterdir() if _NAME.fullmatch(path.name) and path.is_file()]
 
     def _stored(self, path: Path) -> Stored:

@@ -13,7 +13,7 @@ from fastapi import Path as PathParameter
 from starlette.concurrency import run_in_threadpool
 
 from index.collection import collection_folder
-from index.errors import ModelMismatchError, SnapshotError
+from index.errors import CollectionNameError, ModelMismatchError, SnapshotError
 from service.access import access
 from service.collections import UnknownCollectionError
 from service.jobs.store import Job, new_job_id
@@ -170,7 +170,10 @@ def restore_snapshot(state: State, collection: CollectionName, name: Name, respo
 
 
 def _require_ready(state: ServiceState, name: str) -> None:
-    collection_folder(state.settings.store, name)  # CollectionNameError
+    try:
+        collection_folder(state.settings.store, name)
+    except CollectionNameError as error:
+        raise Problem(422, "invalid_name", str(error)) from error
     if name not in state.engine.collections.names():
         allowed = state.settings.quotas.collections
         if len(state.engine.collections.names()) >= allowed:
