@@ -2,6 +2,7 @@
 
 import json
 import logging
+import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,7 @@ from starlette.types import Scope
 from hyperbolic.images import ImageError
 from index.errors import ImageReferenceError, PointError, StoreError
 from service.collections import CollectionUnavailableError, UnknownCollectionError
+from service.disk_full import is_disk_full
 from service.encoder.supervisor import EncoderUnavailableError
 from service.engine import UnknownItemError
 from service.jobs.content import ContentError
@@ -161,10 +163,29 @@ def install(app: FastAPI) -> None:
     async def on_unfitted(request: Request, error: Exception) -> Response:
         return answer(request, Problem(409, "tree_not_fitted", str(error)))
 
+    def disk_full(request: Request, error: Exception) -> Response:
+        logger.error("event=disk_full path=%s error=%r", request.url.path, str(error))
+        return answer(
+            request, Problem(507, "disk_full", "the disk is full: nothing was changed; delete something, or make room")
+        )
+
+    async def on_system(request: Request, error: Exception) -> Response:
+        if not is_disk_full(error):
+            raise error
+        return disk_full(request, error)
+
     async def on_store(request: Request, error: Exception) -> Response:
+        if is_disk_full(error):
+            return disk_full(request, error)
         logger.error("event=collection_unavailable path=%s error=%r", request.url.path, str(error))
         return answer(
-            request, Problem(503, "collection_unavailable", "this collection cannot be used now: the log says why")
+            request,
+            Problem(
+                503,
+                "collection_unavailable",
+                "this collection cannot be used now: the log says why",
+                headers={"Retry-After": "10"},
+            ),
         )
 
     def becomes(status: int, code: str, **headers: str) -> Any:
@@ -193,4 +214,6 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(EncoderUnavailableError, on_encoder)
     app.add_exception_handler(ImageReferenceError, on_reference)
     app.add_exception_handler(StoreError, on_store)
+    app.add_exception_handler(OSError, on_system)
+    app.add_exception_handler(sqlite3.Error, on_system)
     app.add_exception_handler(PointError, on_point)

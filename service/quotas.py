@@ -1,22 +1,19 @@
 """Quotas: how much the store and this process may take; what is beyond it is refused before it is begun."""
 
-import errno
 import logging
 import os
 import shutil
-import sqlite3
 import threading
 from pathlib import Path
 
 from index.errors import StoreError
 from service.collections import CollectionUnavailableError, UnknownCollectionError
+from service.disk_full import is_disk_full as is_disk_full
 from service.engine import Engine
 from service.problems import Problem
 from service.settings import QuotaSettings
 
 logger = logging.getLogger(__name__)
-
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class Quotas:
@@ -110,18 +107,6 @@ def resident_bytes(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether ``error``, or what caused it, says that there is no space left."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in DISK_FULL:
-            return True
-        if isinstance(seen, sqlite3.Error) and getattr(seen, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            return True
-        seen = seen.__cause__ or seen.__context__
-    return False
 
 
 def _exceeded(why: str) -> Problem:
