@@ -8,6 +8,7 @@ import click
 
 if TYPE_CHECKING:
     from service.engine import Engine
+    from service.settings import Settings
 
 
 @click.command()
@@ -19,8 +20,22 @@ if TYPE_CHECKING:
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. [default: 8000]")
 @click.option("--device", help="Where the encoder runs: cpu, cuda. [default: cpu]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "openvino", "torch", "onnxruntime"]),
+    help="What runs the encoder. [default: auto]",
+)
+@click.option("--search-device", type=click.Choice(["cpu", "cuda"]), help="Where searches run. [default: cpu]")
+@click.option(
+    "--image-root",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where the photos lie, if not (or no more) where they were embedded.",
+)
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), help="How a line of the log is written. [default: text]"
+)
 def serve(
     checkpoint: Path | None,
     store: Path | None,
@@ -28,8 +43,12 @@ def serve(
     host: str | None,
     port: int | None,
     device: str | None,
+    runtime: str | None,
+    search_device: str | None,
+    image_root: Path | None,
     config: Path | None,
     log_level: str,
+    log_format: str | None,
 ) -> None:
     """Serve search by photo: a REST API and a page to try it on.
 
@@ -39,31 +58,26 @@ def serve(
 
     Every setting may also stand in the settings file or, above it, in the environment:
     LHIER_PORT=9000, LHIER_LIMITS__IMAGE_BYTES=5000000. Beyond loopback a key is asked for:
-    set LHIER_AUTH__READ_KEY (clients send 'Authorization: Bearer KEY').
+    set LHIER_AUTH__READ_KEY, and LHIER_AUTH__WRITE_KEY for those who may change something
+    (clients send 'Authorization: Bearer KEY'), or name files that hold them: LHIER_AUTH__READ_KEY_FILE.
+    'lhier doctor' checks all of it beforehand.
     """
-    from pydantic import ValidationError
+    from service.logs import configure
+    from service.settings import unknown_variables
 
-    from service.settings import load_settings, unknown_variables
-
-    given: dict[str, object] = {"checkpoint": checkpoint, "store": store, "host": host, "port": port}
-    given = {name: value for name, value in given.items() if value is not None}
-    if collections:
-        given["collections"] = collections
-    if device is not None:
-        given["inference"] = {"device": device}
-    try:
-        settings = load_settings(config, **given)
-    except ValidationError as error:
-        raise click.UsageError(_explain(error)) from error
-    except (OSError, ValueError) as error:
-        raise click.UsageError(f"{config}: {error}") from error
-    logging.basicConfig(
-        level=log_level.upper(),
-        format="time=%(asctime)s level=%(levelname)s logger=%(name)s %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S%z",
+    settings = _settings(
+        config,
+        checkpoint=checkpoint,
+        store=store,
+        host=host,
+        port=port,
+        collections=collections or None,
+        search_device=search_device,
+        image_root=image_root,
+        inference={"device": device, "runtime": runtime},
+        operation={"log_format": log_format},
     )
-    for chatty in ("faiss.loader", "uvicorn.error"):
-        logging.getLogger(chatty).setLevel(max(logging.WARNING, logging.getLogger().level))
+    configure(log_level, settings.operation.log_format, settings.auth.secrets())
     for variable in unknown_variables():
         logging.getLogger(__name__).warning("event=unknown_setting variable=%s action=ignored", variable)
 
@@ -101,6 +115,26 @@ def _held(engine: "Engine") -> str:
             with engine.collections.use(state.name) as served:
                 told.append(f"{state.name} ({served.collection.count:,} items)")
     return ", ".join(told) or "no collection yet"
+
+
+def _settings(config: Path | None, **options: object) -> "Settings":
+    """The settings, with those options above them that were given; told as wrong use where they cannot be."""
+    from pydantic import ValidationError
+
+    from service.settings import load_settings
+
+    given: dict[str, object] = {}
+    for name, value in options.items():
+        if isinstance(value, dict):
+            value = {key: each for key, each in value.items() if each is not None} or None  # noqa: PLW2901
+        if value is not None:
+            given[name] = value
+    try:
+        return load_settings(config, **given)
+    except ValidationError as error:
+        raise click.UsageError(_explain(error)) from error
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{config}: {error}") from error
 
 
 def _explain(error: Exception) -> str:

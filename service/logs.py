@@ -28,7 +28,7 @@ def configure(level: str, style: Literal["text", "json"], secrets: Iterable[str]
     """Have every logger write to standard error as ``style`` says; ``secrets`` come out as ``***``."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter(style, [*secrets]))
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from index.errors import StoreError
 from service.collections import CollectionUnavailableError, UnknownCollectionError
-from service.disk_full import is_disk_full as is_disk_full
 from service.engine import Engine
 from service.problems import Problem
 from service.settings import QuotaSettings
