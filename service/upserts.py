@@ -1,8 +1,6 @@
 """Writes: each item that came is checked and gets its point by itself; those that are fine are committed at once."""
 
 import asyncio
-import errno
-import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from hyperbolic.images import ImageError
 from index.catalogue import Item
 from index.collection import Collection
 from index.errors import CatalogueError, PointError
+from service.disk_full import is_disk_full
 from service.encoder.supervisor import EncoderUnavailableError, EncodingError
 from service.fetching import fetch
 from service.middleware.request_context import record_timing
@@ -23,6 +22,7 @@ from service.multipart import Part, image_bytes_problem
 from service.offload import Note
 from service.problems import Problem, image_problem
 from service.queries import decode_data_url, given_point
+from service.quotas import Quotas
 from service.schemas.items import FormUpsert, ItemProblem, ItemResult, ItemWrite, PhotoItem, UpsertAnswer
 from service.state import ServiceState
 
@@ -139,14 +139,18 @@ async def embed(state: ServiceState, photo: Photo, note: Note) -> tuple[bytes, n
         return Problem(503, "encoder_unavailable", str(error), headers={"Retry-After": "10"})
 
 
-def commit(collection: Collection, prepared: Sequence[Ready | Problem], ids: Sequence[str]) -> UpsertAnswer:
-    """Write what is ready, on the disk when this returns. Raises :class:`~service.problems.Problem` 507 on a full one.
+def commit(
+    collection: Collection, prepared: Sequence[Ready | Problem], ids: Sequence[str], quotas: Quotas
+) -> UpsertAnswer:
+    """Write what is ready, on the disk when this returns; ``ids`` are those of ``prepared``.
 
-    ``ids`` are those of ``prepared``.
+    Raises :class:`~service.problems.Problem` 507 where there would be more items than are allowed, and ``StoreError``.
     """
     ready = [each for each in prepared if isinstance(each, Ready)]
+    if quotas.settings.items is not None:
+        quotas.require_items(sum(collection.item(each.item.id) is None for each in ready))
     photos = {each.item.id: each.photo for each in ready if each.photo is not None}
-    with telling_of_a_full_disk():
+    with storing():
         put = iter(collection.put([each.item for each in ready], photos))
     results = []
     for item_id, each in zip(ids, prepared, strict=True):
@@ -178,22 +182,12 @@ def refuse_unless_all_are_fine(prepared: Sequence[Ready | Problem], ids: Sequenc
 
 
 @contextmanager
-def telling_of_a_full_disk() -> Iterator[None]:
-    """Turns what a write meets on a full disk into :class:`~service.problems.Problem` 507."""
+def storing() -> Iterator[None]:
+    """What the system refuses a write, as trouble with the collection: 507 on a full disk, else 503."""
     try:
         yield
-    except CatalogueError as error:
-        if getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
-            raise _full() from error
-        raise
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise _full() from error
-        raise CatalogueError(f"a photo could not be kept ({error}): nothing was written") from error
-
-
-def _full() -> Problem:
-    return Problem(507, "disk_full", "there is no room left for this write: nothing was changed")
+        raise CatalogueError(f"a photo could not be kept or deleted ({error})") from error
 
 
 async def _prepare(
