@@ -149,7 +149,7 @@ def test_a_stop_outlasts_the_drain(compose: dict[str, Any]) -> None:
     settings = Settings(checkpoint=Path("c"), store=Path("s"))
     for name in ("lhier", "lhier-gpu"):
         grace = int(compose["services"][name]["stop_grace_period"].removesuffix("s"))
-        assert grace >= settings.operation.drain_s + 10
+        assert grace >= settings.operation.notice_s + settings.operation.drain_s + 10
 
 
 def test_the_service_is_reached_from_this_machine_only_unless_told(compose: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from service.settings import Settings
+
 from .test_images import DOCKER, ROOT, run_tool
 
 RULES = DOCKER / "prometheus" / "alerts.yml"
@@ -42,6 +44,14 @@ def test_every_alert_has_its_section_in_the_runbook() -> None:
     linked = {rule["annotations"]["runbook"] for rule in alerts()}
     assert linked == {f"docs/runbook.md#{rule['alert'].lower()}" for rule in alerts()}
     assert sections == {rule["alert"].lower() for rule in alerts()}
+
+
+def test_thresholds_lie_below_the_limits_they_warn_of() -> None:
+    settings = Settings(checkpoint=Path("c"), store=Path("s"))
+    bounds = {rule["alert"]: float(rule["expr"].split()[-1]) for rule in alerts()}
+    places = settings.limits.in_flight + settings.limits.queued
+    assert settings.limits.in_flight < bounds["LhierQueueNearlyFull"] < places
+    assert bounds["LhierDiskNearlyFull"] > 2 * settings.quotas.free_disk_bytes
 
 
 def test_grafana_finds_its_data_source_and_its_dashboards() -> None:
