@@ -6,11 +6,13 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
 from service import openapi, problems
 from service.access import Table
 from service.engine import Engine
+from service.jobs.runner import Jobs
 from service.lifecycle import Lifecycle
 from service.load import Load
 from service.metrics import Metrics
@@ -25,14 +27,15 @@ from service.middleware.quota import Quota
 from service.middleware.request_context import RequestContext
 from service.offload import OffLoopEngine
 from service.quotas import Quotas
-from service.routes import collections, embeddings, hierarchy, info, items, pages, probes, search
+from service.routes import collections, embeddings, hierarchy, info, items, pages, probes, search, snapshots
+from service.routes import jobs as job_routes
 from service.settings import Settings, is_loopback
 from service.state import ServiceState
 from service.thumbnails import Thumbnails
 from service.upkeep import Upkeep
 
 DESCRIPTION = "Visual search in hyperbolic space: a photo in, its nearest neighbours by geodesic distance out."
-ROUTES = (probes, info, search, hierarchy, collections, items, embeddings, pages)
+ROUTES = (probes, info, search, hierarchy, collections, items, embeddings, job_routes, snapshots, pages)
 
 
 def create_app(engine: Engine, settings: Settings) -> FastAPI:
@@ -44,11 +47,16 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     off_loop = OffLoopEngine(engine, limits, settings.inference, metrics)
     upkeep = Upkeep(engine, quotas, metrics, settings.operation.recall_probe_s)
 
+    jobs = Jobs(engine, settings, quotas)
+    metrics.watch_jobs(jobs)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop_observing = engine.encoder.observe(metrics.batch)
         upkeep.start()
+        jobs.start()
         yield
+        await run_in_threadpool(jobs.stop)
         upkeep.close()
         stop_observing()
         off_loop.close()
@@ -65,7 +73,7 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
     ]
     app = create_api(lifespan=lifespan, middleware=layers)
     thumbnails = Thumbnails(settings.thumbnail_cache_bytes)
-    app.state.service = ServiceState(engine, off_loop, settings, thumbnails, metrics, quotas, lifecycle)
+    app.state.service = ServiceState(engine, off_loop, settings, thumbnails, metrics, quotas, lifecycle, jobs)
     return app
 
 

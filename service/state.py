@@ -13,6 +13,7 @@ from index.catalogue import Item
 from index.collection import Collection
 from service.collections import Served
 from service.engine import Engine
+from service.jobs.runner import Jobs
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.offload import OffLoopEngine
@@ -32,6 +33,7 @@ class ServiceState:
     metrics: Metrics
     quotas: Quotas
     lifecycle: Lifecycle
+    jobs: Jobs
 
 
 async def service_state(request: Request) -> ServiceState:

@@ -42,12 +42,14 @@ def lines_of(points: list[dict[str, Any]]) -> bytes:
     return b"".join(json.dumps(point).encode() + b"\n" for point in points)
 
 
-def start(client: httpx.Client, kind: str, data: bytes | None = None, url: str = JOBS, **options: Any) -> dict[str, Any]:
+def start(
+    client: httpx.Client, kind: str, data: bytes | None = None, url: str = JOBS, **options: Any
+) -> dict[str, Any]:
     """A job, as the answer 202 has it."""
     if data is None:
-        response = client.post(url, json={"kind": kind, **options})
+        response = client.post(JOBS, json={"kind": kind, **options})
     else:
-        response = client.post(url, data={"kind": kind}, files={"file": ("upload", data)})
+        response = client.post(JOBS, data={"kind": kind}, files={"file": ("upload", data)})
     assert response.status_code == 202, response.text
     job = response.json()
     assert response.headers["location"] == f"/v1/jobs/{job['id']}"
@@ -55,7 +57,10 @@ def start(client: httpx.Client, kind: str, data: bytes | None = None, url: str =
 
 
 def wait(
-    client: httpx.Client, job: Mapping[str, Any], until: Callable[[dict[str, Any]], bool] | None = None, seconds: float = 60
+    client: httpx.Client,
+    job: Mapping[str, Any],
+    until: Callable[[dict[str, Any]], bool] | None = None,
+    seconds: float = 60,
 ) -> dict[str, Any]:
     """The job once it has ended, or once ``until`` holds."""
     deadline = time.monotonic() + seconds

@@ -4,10 +4,7 @@ import gzip
 import io
 import json
 import struct
-import subprocess
-import sys
 import tarfile
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -22,7 +19,6 @@ from hyperbolic.images import read_image
 from index.embeddings import read_manifest, read_parts
 from service.engine import Engine
 
-from .conftest import Trip, draw, encoded
 from .job_requests import JOBS, failures, ids, lines_of, photo, start, tarred, wait, zipped
 
 
@@ -38,9 +34,7 @@ def leftovers(store: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("packed", [zipped, tarred, lambda members: gzip.compress(tarred(members))])
-def test_import_of_an_archive_with_bad_photos(
-    c: httpx.Client, embedder: Embedder, tmp_path: Path, packed: Any
-) -> None:
+def test_import_of_an_archive_with_bad_photos(c: httpx.Client, embedder: Embedder, tmp_path: Path, packed: Any) -> None:
     good = {"Fruit/Apple/a.png": photo(1), "Fruit/Pear/b.png": photo(2), "top.png": photo(3)}
     bad = {"Fruit/Apple/text.png": b"no image at all", "Fruit/empty.png": b"", "Veg/cut.png": photo(4)[:300]}
     job = start(c, "import", packed({**good, **bad, "Fruit/notes.txt": b"-", "Fruit/.hidden.png": photo(5)}))
@@ -65,7 +59,8 @@ def test_import_of_an_archive_with_bad_photos(
 def test_points_as_json_lines(c: httpx.Client, engine: Engine) -> None:
     d = engine.model.embedding_dim
     points = [
-        {"id": f"p/{i}", "embedding": [0.01 * i] * d, "labels": ["A", str(i % 2)], "metadata": {"i": i}} for i in range(5)
+        {"id": f"p/{i}", "embedding": [0.01 * i] * d, "labels": ["A", str(i % 2)], "metadata": {"i": i}}
+        for i in range(5)
     ]
     bad = [
         {"id": "short", "embedding": [0.0] * (d - 1)},
@@ -115,7 +110,9 @@ def test_parquet_of_another_model_is_refused(c: httpx.Client, engine: Engine) ->
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    space = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(engine.model.embedding_dim, np.float32)), engine.model.embedding_dim)
+    space = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.zeros(engine.model.embedding_dim, np.float32)), engine.model.embedding_dim
+    )
     table = pa.table({"id": ["a"], "space": space}).replace_schema_metadata({"lhier.model_hash": "another"})
     buffer = io.BytesIO()
     pq.write_table(table, buffer)
@@ -192,7 +189,13 @@ def test_zip_that_announces_too_many_files(c: httpx.Client) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "data"),
-    [("import", b""), ("import", b"GIF89a"), ("import", b"\x7fELF" * 200), ("embed", b'{"id": "a"}\n'), ("embed", b"PAR1")],
+    [
+        ("import", b""),
+        ("import", b"GIF89a"),
+        ("import", b"\x7fELF" * 200),
+        ("embed", b'{"id": "a"}\n'),
+        ("embed", b"PAR1"),
+    ],
 )
 def test_files_that_no_job_takes(c: httpx.Client, tmp_path: Path, kind: str, data: bytes) -> None:
     response = c.post(JOBS, data={"kind": kind}, files={"file": ("upload", data)})
@@ -204,11 +207,16 @@ def test_files_that_no_job_takes(c: httpx.Client, tmp_path: Path, kind: str, dat
 
 @pytest.mark.parametrize(
     ("data", "status"),
-    [({"kind": "rebuild"}, 422), ({"kind": "import", "shoe": "1"}, 422), ({}, 422), ({"kind": "import", "x": "y"}, 422)],
+    [
+        ({"kind": "rebuild"}, 422),
+        ({"kind": "import", "shoe": "1"}, 422),
+        ({}, 422),
+        ({"kind": "import", "x": "y"}, 422),
+    ],
 )
 def test_bad_fields_beside_a_file(c: httpx.Client, tmp_path: Path, data: dict[str, str], status: int) -> None:
     response = c.post(JOBS, data=data, files={"file": ("upload", zipped({"a.png": photo(1)}))})
-    assert response.status_code == status
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
     gone_soon(tmp_path / "store")
 
 
@@ -230,7 +238,9 @@ def test_upload_that_breaks_off_leaves_nothing(c: httpx.Client, tmp_path: Path) 
         )
         connection.settimeout(10)
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
-        connection.sendall(b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"PK\3\4" * 1000)
+        connection.sendall(
+            b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"PK\3\4" * 1000
+        )
         deadline = time.monotonic() + 5
         while not leftovers(tmp_path / "store"):
             assert time.monotonic() < deadline
@@ -273,7 +283,7 @@ def test_cancel_ends_an_import_soon_and_retry_finishes_it(c: httpx.Client) -> No
     assert c.post(f"/v1/jobs/{job['id']}/retry").status_code == 409
 
 
-def test_queue_is_bounded_and_listed(c: httpx.Client, with_settings: Any) -> None:
+def test_listed_page_by_page(c: httpx.Client) -> None:
     first = start(c, "import", many(150))
     others = [start(c, "rebuild") for _ in range(3)]
     page = c.get("/v1/jobs", params={"limit": 2}).json()
@@ -318,13 +328,16 @@ def test_events_in_order_and_after_a_reconnect(c: httpx.Client) -> None:
     assert c.get("/v1/jobs/none/events").status_code == 404
 
 
-def test_streams_of_events_hold_no_place(trip: Trip, engine: Engine, with_settings: Any, tmp_path: Path) -> None:
+def test_streams_of_events_hold_no_place(engine: Engine, with_settings: Any, tmp_path: Path) -> None:
     from service.collections import Collections
     from service.server import running_server
 
     registry = Collections(tmp_path / "store", engine.model.model_hash)
     settings = with_settings(store=tmp_path / "store", limits={"in_flight": 1, "queued": 0}, jobs={"waiting": 2})
-    with running_server(settings, Engine(engine.encoder, registry)) as url, httpx.Client(base_url=url, timeout=30) as client:
+    with (
+        running_server(settings, Engine(engine.encoder, registry)) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
         client.put("/v1/collections/c").raise_for_status()
         job = start(client, "import", many(300))
         streams = [client.stream("GET", f"/v1/jobs/{job['id']}/events") for _ in range(3)]
