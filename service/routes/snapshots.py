@@ -42,6 +42,7 @@ _UPLOAD: dict[str, Any] = {
                     "type": "object",
                     "properties": {"file": {"type": "string", "format": "binary", "description": "The snapshot."}},
                     "required": ["file"],
+                    "additionalProperties": False,
                 }
             },
         },
