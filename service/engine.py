@@ -137,11 +137,28 @@ class Engine:
                 drawn[item.row] = item
         return list(drawn.values())
 
+    def among(
+        self, collection: Collection, rows: np.ndarray, limit: int, after: int = 0, *, shuffled: bool = False
+    ) -> tuple[list[Item], int | None]:
+        """:meth:`scroll`, or with ``shuffled`` :meth:`sample`, among the items of ``rows``, ascending."""
+        if shuffled:
+            chosen = random.sample(rows.tolist(), min(limit, len(rows)))
+            return _there(collection, chosen), None
+        first = int(np.searchsorted(rows, after, side="right"))
+        chosen = rows[first : first + limit].tolist()
+        more = first + limit < len(rows)
+        return _there(collection, chosen), chosen[-1] if more else None
+
     def close(self) -> None:
         """End the encoder and close every collection."""
         self.self_check.close()
         self.encoder.close()
         self.collections.close()
+
+
+def _there(collection: Collection, rows: Sequence[int]) -> list[Item]:
+    """The items of rows, in that order; one deleted meanwhile is passed over."""
+    return [item for item in collection.catalogue.get_rows(rows) if item is not None]
 
 
 def _last_row(collection: Collection) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from index import filters
 from index.catalogue import Item
 from index.collection import Collection
 from index.matching import Groups, Int64
@@ -14,6 +15,7 @@ from service.collections import Served
 from service.cursors import Cursor, fingerprint, mismatch, stale
 from service.problems import Problem
 from service.queries import Located
+from service.schemas.filters import Filter
 from service.schemas.search import MAX_DEPTH, SearchOptions
 
 # A filter that is overtaken by writes is asked again; after so many times its answer is that of a moment before.
@@ -184,13 +186,11 @@ def _grouping(served: Served, options: SearchOptions) -> Groups:
     return served.matching.by_level(catalogue, options.group_level)
 
 
-def _allowed(served: Served, options: SearchOptions) -> tuple[Int64 | None, int | None]:
-    """The rows that the filter lets through, and the write that they are of; None where there is no filter.
+def compiled(served: Served, asked: Filter) -> filters.Filter:
+    """A filter as the index has it. Raises :class:`~service.problems.Problem` 404 for a node that is not there.
 
     The caller has had the tree loaded, if the filter names a node.
     """
-    if options.filter is None:
-        return None, None
 
     def rows_under(node_id: str) -> Int64:
         hierarchy = served.tree.latest().hierarchy
@@ -199,7 +199,25 @@ def _allowed(served: Served, options: SearchOptions) -> tuple[Int64 | None, int 
         except KeyError:
             raise Problem(404, "node_not_found", f"filter: the tree has no node {node_id!r:.80}") from None
 
-    matching = served.matching.rows(served.collection.catalogue, options.filter.compiled(rows_under))
+    return asked.compiled(rows_under)
+
+
+def rows_let_through(served: Served, asked: Filter) -> Int64:
+    """The rows of the items that a filter lets through, ascending. Raises as :func:`compiled` does."""
+    return served.matching.rows(served.collection.catalogue, compiled(served, asked)).rows
+
+
+def ids_let_through(served: Served, asked: Filter) -> list[str]:
+    """Their ids, in any order."""
+    _, found = served.collection.catalogue.select("id", *filters.where(compiled(served, asked)))
+    return [item_id for (item_id,) in found]
+
+
+def _allowed(served: Served, options: SearchOptions) -> tuple[Int64 | None, int | None]:
+    """The rows that the filter lets through, and the write that they are of; None where there is no filter."""
+    if options.filter is None:
+        return None, None
+    matching = served.matching.rows(served.collection.catalogue, compiled(served, options.filter))
     return matching.rows, matching.sequence
 
 

@@ -10,15 +10,21 @@ from urllib.parse import unquote
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 
 from index.catalogue import Item
 from index.collection import Collection
+from index.errors import ImageReferenceError
+from index.uploads import is_upload
+from service.access import access
 from service.bodies import read_body
 from service.collections import Served
 from service.engine import UnknownItemError
 from service.problems import Problem
+from service.queries import loaded
 from service.routes.collections import problems
 from service.schemas.common import MAX_ID
+from service.schemas.filters import Filter
 from service.schemas.items import (
     CountAnswer,
     CountRequest,
@@ -30,6 +36,7 @@ from service.schemas.items import (
     UpsertAnswer,
     UpsertRequest,
 )
+from service.searches import ids_let_through, rows_let_through
 from service.state import ItemIdInPath, NamedCollection, NamedItem, NamedServed, ServiceState, State, item_url
 from service.thumbnails import entity_tag
 from service.upserts import (
@@ -39,7 +46,7 @@ from service.upserts import (
     longest_of,
     prepare,
     refuse_unless_all_are_fine,
-    telling_of_a_full_disk,
+    storing,
 )
 
 router = APIRouter(prefix="/v1/collections/{collection}/items", tags=["items"])
@@ -120,35 +127,51 @@ async def upsert(
     ids = [entry.id for entry in entries]
     if atomic:
         refuse_unless_all_are_fine(prepared, ids)
-    answer = await state.off_loop.write(lambda: commit(collection, prepared, ids), note)
+    answer = await state.off_loop.write(lambda: commit(collection, prepared, ids, state.quotas), note)
     response.status_code = 207 if answer.failed else 200
     return answer
 
 
 @router.post("/delete", responses=problems(s404="no such collection"))
+@access("write", grows=False)
 async def delete(request: Request, state: State, served: NamedServed, asked: DeleteRequest) -> CountAnswer:
     """Delete several items; ids that do not exist are passed over. Answers how many were deleted."""
-    return CountAnswer(count=await _delete(request, state, served, asked.ids))
+    ids = asked.ids
+    if asked.filter is not None:
+        ids = await run_in_threadpool(ids_let_through, served, await _ready(served, asked.filter))
+    return CountAnswer(count=await _delete(request, state, served, ids or []))
 
 
 @router.post("/count", responses=problems(s404="no such collection"))
-def count(collection: NamedCollection, asked: CountRequest = ALL) -> CountAnswer:
-    """How many items there are."""
-    return CountAnswer(count=collection.count)
+@access("read")
+async def count(served: NamedServed, asked: CountRequest = ALL) -> CountAnswer:
+    """How many items there are, or how many of them a filter lets through."""
+    if asked.filter is None:
+        return CountAnswer(count=await run_in_threadpool(lambda: served.collection.count))
+    return CountAnswer(count=len(await run_in_threadpool(rows_let_through, served, await _ready(served, asked.filter))))
 
 
 @router.post("/scroll")
-def scroll(state: State, collection: NamedCollection, asked: ScrollRequest) -> ScrollAnswer:
-    """List items page by page in stored order, or draw some at random."""
-    after: int | None = None
-    if asked.order == "random":
-        items = state.engine.sample(collection, asked.limit)
-    else:
-        start = 0 if asked.cursor is None else _row_of(asked.cursor)
-        items, after = state.engine.scroll(collection, asked.limit, start)
-    return ScrollAnswer(
-        items=[_answer(collection, item) for item in items], next_cursor=None if after is None else _cursor(after)
-    )
+@access("read")
+async def scroll(state: State, served: NamedServed, asked: ScrollRequest) -> ScrollAnswer:
+    """List items page by page in stored order, or draw some at random; all of them or those a filter lets through."""
+    start = 0 if asked.cursor is None else _row_of(asked.cursor)
+    chosen = None if asked.filter is None else await _ready(served, asked.filter)
+
+    def work() -> ScrollAnswer:
+        collection, after = served.collection, None
+        if chosen is not None:
+            rows = rows_let_through(served, chosen)
+            items, after = state.engine.among(collection, rows, asked.limit, start, shuffled=asked.order == "random")
+        elif asked.order == "random":
+            items = state.engine.sample(collection, asked.limit)
+        else:
+            items, after = state.engine.scroll(collection, asked.limit, start)
+        return ScrollAnswer(
+            items=[_answer(collection, item) for item in items], next_cursor=None if after is None else _cursor(after)
+        )
+
+    return await run_in_threadpool(work)
 
 
 # The two below stand before the bare item, whose id would swallow their last word.
@@ -179,6 +202,12 @@ def image(collection: NamedCollection, item: NamedItem, if_none_match: IfNoneMat
     guessed = mimetypes.guess_type(path.name)[0] or ""
     # Only photos are shown inline: a file of another kind must not run as a page of this origin.
     media_type = guessed if guessed.startswith("image/") and guessed != "image/svg+xml" else "application/octet-stream"
+    if is_upload(item.image):
+        # At once, in spite of its size: it may be deleted before a file is sent.
+        try:
+            return Response(path.read_bytes(), media_type=media_type, headers=headers)
+        except FileNotFoundError as error:
+            raise ImageReferenceError(f"the photo of item {item.id!r} was deleted meanwhile") from error
     return FileResponse(path, media_type=media_type, headers=headers)
 
 
@@ -195,9 +224,16 @@ async def delete_item(request: Request, state: State, served: NamedServed, item_
         raise UnknownItemError(f"collection {served.collection.name!r} holds no item {unquote(item_id)!r:.80}")
 
 
+async def _ready(served: Served, asked: Filter) -> Filter:
+    """The filter, with the tree loaded that it may ask for."""
+    if asked.needs_tree:
+        await loaded(served.tree)
+    return asked
+
+
 async def _delete(request: Request, state: ServiceState, served: Served, ids: Sequence[str]) -> int:
     def work() -> int:
-        with telling_of_a_full_disk():
+        with storing():
             return served.collection.delete(ids)
 
     return await state.off_loop.write(work, longest_of(request.scope))

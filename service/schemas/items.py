@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, FiniteFloat, JsonValue, model_validator
 
 from service.schemas.common import MAX_ID, MAX_LIMIT, Answer, ItemId, Request
+from service.schemas.filters import Filter
 
 MAX_ITEMS = 1000  # in one write
 MAX_METADATA_BYTES = 16_384  # as JSON
@@ -68,6 +69,7 @@ class ScrollRequest(Request):
     limit: Annotated[int, Field(ge=1, le=MAX_LIMIT)] = 100
     cursor: Annotated[str | None, Field(max_length=64, description="next_cursor of the page before.")] = None
     order: Literal["stored", "random"] = "stored"
+    filter: Annotated[Filter | None, Field(description="List only what it lets through.")] = None
 
     @model_validator(mode="after")
     def _random_has_no_next_page(self) -> Self:
@@ -184,13 +186,27 @@ class UpsertAnswer(Answer):
 
 
 class DeleteRequest(Request):
-    """Which items to delete."""
+    """Which items to delete: those of ``ids``, or all that a ``filter`` lets through. Exactly one of them.
 
-    ids: Annotated[list[ItemId], Field(min_length=1, max_length=MAX_ITEMS)]
+    An empty filter would let everything through; to delete everything, delete the collection.
+    """
+
+    ids: Annotated[list[ItemId] | None, Field(min_length=1, max_length=MAX_ITEMS)] = None
+    filter: Filter | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.ids is None) == (self.filter is None):
+            raise ValueError("expected exactly one of ids and filter")
+        if self.filter is not None and not (self.filter.must or self.filter.should or self.filter.must_not):
+            raise ValueError("expected a filter with a condition: to delete everything, delete the collection")
+        return self
 
 
 class CountRequest(Request):
-    """Which items to count."""
+    """Which items to count: those that a ``filter`` lets through, or all."""
+
+    filter: Filter | None = None
 
 
 class CountAnswer(Answer):

@@ -4,6 +4,7 @@ import base64
 import errno
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,10 @@ from PIL import Image
 
 from hyperbolic.embedder import Embedder
 from hyperbolic.images import read_image
+from service.collections import Collections
 from service.engine import Engine
+from service.server import running_server
+from service.settings import Settings
 
 from .conftest import AWKWARD, draw, encoded
 
@@ -268,6 +272,46 @@ def test_a_full_disk_is_507_and_changes_nothing(
     assert shoes.get(f"{ITEMS}/a/image").content == encoded(draw(1))
     assert put(shoes, [{"id": "a", "image": as_base64(encoded(draw(2)))}]).status_code == 200
     assert len(uploads(tmp_path)) == 1
+
+
+def test_filters_choose_what_is_listed_counted_and_deleted(shoes: httpx.Client) -> None:
+    items = [{"id": str(n), "embedding": point(n), "metadata": {"n": n}, "labels": [f"L{n % 2}"]} for n in range(40)]
+    assert put(shoes, items).status_code == 200
+    small = {"must": [{"key": "n", "range": {"lt": 10}}], "must_not": [{"path": "L1"}]}
+    assert shoes.post(f"{ITEMS}/count", json={"filter": small}).json() == {"count": 5}
+    assert shoes.post(f"{ITEMS}/count", json={}).json() == {"count": 40}
+    seen: list[str] = []
+    asked: dict[str, Any] = {"limit": 2, "filter": small}
+    while True:
+        page = shoes.post(f"{ITEMS}/scroll", json=asked).json()
+        seen += [item["id"] for item in page["items"]]
+        if page["next_cursor"] is None:
+            break
+        asked["cursor"] = page["next_cursor"]
+    assert seen == ["0", "2", "4", "6", "8"]
+    drawn = shoes.post(f"{ITEMS}/scroll", json={"limit": 3, "order": "random", "filter": small}).json()["items"]
+    assert len({item["id"] for item in drawn} & set(seen)) == 3
+    assert shoes.post(f"{ITEMS}/delete", json={"filter": small}).json() == {"count": 5}
+    assert shoes.post(f"{ITEMS}/scroll", json={"filter": small}).json() == {"items": [], "next_cursor": None}
+    assert shoes.post(f"{ITEMS}/count").json() == {"count": 35}
+    for wrong in ({}, {"filter": {}}, {"ids": ["1"], "filter": small}, {"ids": []}):
+        assert shoes.post(f"{ITEMS}/delete", json=wrong).status_code == 422
+    assert shoes.post(f"{ITEMS}/delete", json={"filter": {"must": [{"node": "x"}]}}).status_code == 404
+    assert shoes.post(f"{ITEMS}/count").json() == {"count": 35}
+
+
+def test_there_may_be_so_many_items(engine: Engine, with_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    registry = Collections(tmp_path, engine.model.model_hash)
+    with (
+        running_server(with_settings(store=tmp_path, quotas={"items": 3}), Engine(engine.encoder, registry)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        client.put("/v1/collections/shoes")
+        assert put(client, [{"id": str(n), "embedding": point(n)} for n in range(2)]).status_code == 200
+        refused = put(client, [{"id": str(n), "embedding": point(n)} for n in range(4)])
+        assert (refused.status_code, refused.json()["code"]) == (507, "quota_exceeded")
+        assert put(client, [{"id": str(n), "embedding": point(n)} for n in range(3)]).status_code == 200
+    registry.close()
 
 
 def test_photos_of_a_built_collection_live_beside_uploaded_ones(
