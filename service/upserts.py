@@ -14,7 +14,6 @@ from hyperbolic.images import ImageError
 from index.catalogue import Item
 from index.collection import Collection
 from index.errors import CatalogueError, PointError
-from service.disk_full import is_disk_full
 from service.encoder.supervisor import EncoderUnavailableError, EncodingError
 from service.fetching import fetch
 from service.middleware.request_context import record_timing

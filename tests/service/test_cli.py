@@ -84,7 +84,6 @@ def test_what_cannot_be_served_fails_with_the_reason(
         return done.output
 
     assert "no checkpoint" in fails(tmp_path, trip.store)
-    assert "lhier index build" in fails(trip.checkpoint, tmp_path)
     assert "choose cpu" in fails(trip.checkpoint, trip.store, "--device", "teapot")
     assert "'birds'" in fails(trip.checkpoint, trip.store, "--collection", "birds")
     assert "distances between the two mean nothing" in fails(make_checkpoint(tmp_path / "other", 2), trip.store)
