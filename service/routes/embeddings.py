@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from index.distances import radii
 from service.access import access
 from service.bodies import read_body
 from service.problems import Problem
+from service.queries import loaded
 from service.routes.collections import problems
 from service.schemas.embeddings import (
     EmbeddingOptions,
@@ -23,6 +26,7 @@ from service.schemas.embeddings import (
 )
 from service.schemas.items import ItemProblem
 from service.state import ServiceState, State
+from service.tree_view import TreeView
 from service.upserts import Photo, embed, longest_of
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])
@@ -74,13 +78,22 @@ async def embeddings(request: Request, state: State, response: Response) -> Embe
         raise Problem(422, "invalid_request", "expected photos in the field 'file', got none")
     if len(photos) > limits.images:
         raise Problem(413, "too_many_images", f"at most {limits.images} photos fit into one request, got {len(photos)}")
-    if options.collection is not None:
-        with state.engine.collections.use(options.collection):  # one that is missing is told before the work
-            pass
+    async with _tree(state, options.collection) as tree:
+        return await _answer(request, response, state, photos, options, tree)
+
+
+async def _answer(
+    request: Request,
+    response: Response,
+    state: ServiceState,
+    photos: list[Photo],
+    options: EmbeddingOptions,
+    tree: TreeView | None,
+) -> EmbeddingsAnswer:
     note = longest_of(request.scope)
     found = await asyncio.gather(*[embed(state, photo, note) for photo in photos])
     points = [each[1] for each in found if not isinstance(each, Problem)]
-    told = iter(await run_in_threadpool(_told, state, points, options) if points else [])
+    told = iter(await run_in_threadpool(_told, state, points, options, tree) if points else [])
     results = [
         EmbeddingResult(status=each.status, error=ItemProblem(code=each.code, detail=each.detail))
         if isinstance(each, Problem)
@@ -99,7 +112,23 @@ async def embeddings(request: Request, state: State, response: Response) -> Embe
     )
 
 
-def _told(state: ServiceState, points: list[np.ndarray], options: EmbeddingOptions) -> list[EmbeddingResult]:
+@asynccontextmanager
+async def _tree(state: ServiceState, name: str | None) -> AsyncIterator[TreeView | None]:
+    """The tree of a collection; None where none is named, or it has none that can answer."""
+    if name is None:
+        yield None
+        return
+    collections = state.engine.collections
+    if collections.needs_opening(name):
+        await run_in_threadpool(collections.reopen, name)
+    with collections.use(name) as served:
+        view = await loaded(served.tree) if served.tree.exists else None
+        yield view if view is not None and view.can_answer else None
+
+
+def _told(
+    state: ServiceState, points: list[np.ndarray], options: EmbeddingOptions, tree: TreeView | None
+) -> list[EmbeddingResult]:
     space = np.stack(points)
     c = state.engine.model.c
     match options.space:
@@ -110,7 +139,7 @@ def _told(state: ServiceState, points: list[np.ndarray], options: EmbeddingOptio
         case "tangent":
             coordinates = to_tangent(space, c).astype(np.float32)
     far, times = radii(space.astype(np.float64), c), time(space, c)
-    specificity = _specificity(state, space, options.collection)
+    specificity = None if tree is None else tree.answers.specificity(space)[0]
     return [
         EmbeddingResult(
             status=200,
@@ -125,11 +154,3 @@ def _told(state: ServiceState, points: list[np.ndarray], options: EmbeddingOptio
         )
         for number, row in enumerate(coordinates)
     ]
-
-
-def _specificity(state: ServiceState, space: np.ndarray, name: str | None) -> np.ndarray | None:
-    if name is None:
-        return None
-    with state.engine.collections.use(name) as served:
-        view = served.tree.glance()
-        return None if view is None else view.answers.specificity(space)[0]

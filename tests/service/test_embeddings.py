@@ -1,7 +1,9 @@
 """Photos to points over HTTP, in each space and encoding, against the model in this process and mpmath."""
 
 import base64
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import mpmath
@@ -10,8 +12,16 @@ import pytest
 
 from hyperbolic.embedder import Embedder
 from hyperbolic.images import read_image
+from index.catalogue import Catalogue
+from index.hierarchy.answers import Answers
+from index.hierarchy.tree import Hierarchy
+from service.collections import Collections
+from service.engine import Engine
+from service.server import running_server
+from service.settings import Settings
 
-from .conftest import draw, encoded
+from .conftest import Trip, draw, encoded
+from .grove import build_tree
 
 PHOTOS = [encoded(draw(seed)) for seed in (50, 51)]
 
@@ -88,6 +98,28 @@ def test_a_bad_photo_fails_none_beside_it(ask: Callable[..., httpx.Response], po
     codes = [result["error"]["code"] for result in results[1:5]]
     assert codes == ["empty_file", "unsupported_format", "undecodable_image", "image_too_small"]
     np.testing.assert_allclose([results[0]["embedding"], results[5]["embedding"]], points, atol=1e-5)
+
+
+def test_specificity_is_that_of_the_tree(
+    trip: Trip,
+    engine: Engine,
+    embedder: Embedder,
+    points: np.ndarray,
+    with_settings: Callable[..., Settings],
+    tmp_path: Path,
+) -> None:
+    store = shutil.copytree(trip.store, tmp_path / "store")
+    build_tree(store / "collections/default")
+    registry = Collections(store, embedder.model_hash)
+    with running_server(with_settings(store=store), Engine(engine.encoder, registry)) as url:
+        files = [("file", ("x", photo)) for photo in PHOTOS]
+        answer = httpx.post(f"{url}/v1/embeddings", files=files, data={"collection": "default"}, timeout=30)
+    registry.close()
+    with Catalogue.open(store / "collections/default/catalogue.sqlite") as catalogue:
+        expected, _ = Answers(Hierarchy.load(store / "collections/default/hierarchy", catalogue)).specificity(points)
+    found = [result["specificity"] for result in answer.json()["results"]]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    assert found[0] != found[1]
 
 
 def test_forms(client: httpx.Client, points: np.ndarray) -> None:

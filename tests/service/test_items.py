@@ -201,19 +201,8 @@ def test_info_probes_and_documents(client: httpx.Client, engine: Engine, trip: T
         assert client.get(path).headers["content-security-policy"].startswith("default-src 'self'")
 
 
-def test_openapi_resolves_and_names_every_endpoint(client: httpx.Client) -> None:
+def test_every_reference_of_the_openapi_document_resolves(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
-    assert set(document["paths"]) == {
-        "/livez",
-        "/readyz",
-        "/v1/info",
-        "/v1/search",
-        "/v1/collections/{collection}/search",
-        "/v1/collections/{collection}/items/scroll",
-        "/v1/collections/{collection}/items/{item_id}",
-        "/v1/collections/{collection}/items/{item_id}/image",
-        "/v1/collections/{collection}/items/{item_id}/thumbnail",
-    }
     schemas = document["components"]["schemas"]
 
     def references(node: object) -> set[str]:
