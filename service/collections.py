@@ -146,10 +146,9 @@ class Collections:
             return
         with self._lock:
             entry = self._entry(name)
-            if entry.suspected and entry.opened is not None and not _is_sound(entry.opened.collection):
-                self._retire(entry)
+            unsound = entry.suspected and entry.opened is not None and not _is_sound(entry.opened.collection)
             entry.suspected = False
-            if entry.opened is not None:
+            if entry.opened is not None and not unsound:
                 return
             entry.tried = time.monotonic()  # by this caller alone
         self._try_to_open(entry)  # without the lock: it may take long, and the other collections serve on
@@ -214,9 +213,6 @@ class Collections:
         """
         with self._changing:
             put().close()
-            with self._lock:
-                if (entry := self._entries.get(name)) is not None:
-                    self._retire(entry)
             self._put(name)
 
     def close(self) -> None:
@@ -252,6 +248,7 @@ class Collections:
             raise error
 
     def _try_to_open(self, entry: _Entry) -> StoreError | None:
+        """Open what lies in the store; until it is, requests go on with what was open before."""
         try:
             collection = Collection.open(
                 self.store, entry.name, model_hash=self.model_hash, image_root=self._image_root, device=self._device
@@ -260,10 +257,12 @@ class Collections:
             fault = "another model embedded it" if isinstance(error, ModelMismatchError) else "it cannot be read"
             logger.error("event=collection_broken collection=%s error=%r", entry.name, str(error))  # noqa: TRY400
             with self._lock:
-                entry.fault = fault
+                self._retire(entry)  # what was open is not what lies there
+                entry.fault, entry.tried = fault, time.monotonic()
             return error
         with self._lock:
             if self._entries.get(entry.name) is entry:
+                self._retire(entry)
                 entry.opened, entry.fault = Served(collection, ServedTree(collection)), None
             else:  # deleted meanwhile
                 collection.close()
