@@ -1,6 +1,6 @@
 """Photos to points."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -31,10 +31,15 @@ class EmbeddingOptions(Request):
     ] = None
 
 
+def _boolean(given: Any) -> Any:
+    # A field that is repeated comes as a list.
+    return {"true": True, "false": False}.get(given, given) if isinstance(given, str) else given
+
+
 class FormEmbeddingOptions(EmbeddingOptions):
     """The same from form fields."""
 
-    time: Annotated[bool, BeforeValidator(lambda given: {"true": True, "false": False}.get(given, given))] = False
+    time: Annotated[bool, BeforeValidator(_boolean)] = False
 
 
 class EmbeddingsRequest(EmbeddingOptions):
