@@ -119,14 +119,14 @@ class SelfCheck:
                         return self._compare_stored(served.collection, *stored)
             except (StoreError, UnknownCollectionError, CollectionUnavailableError) as error:
                 logger.debug("event=self_check_passes_over collection=%s error=%r", name, error)
-        return self._compare_scene()
+        return self._comparescene()
 
     def _compare_stored(self, collection: Collection, item: Item, photo: bytes, others: FloatArray) -> Check:
         try:
             point = self._point(photo)
         except ImageError:  # damaged on the disk since: that is the item's, not the encoder's
             logger.warning("event=self_check_photo_damaged collection=%s item=%r", collection.name, item.id)
-            return self._compare_scene()
+            return self._comparescene()
         apart = _distances(item.space, others, collection.c)
         return _judged(
             float(_distances(point, item.space[None], collection.c)[0]),
@@ -135,7 +135,7 @@ class SelfCheck:
         )
 
     def _compare_scene(self) -> Check:
-        point = self._point(_scene())
+        point = self._point(scene())
         if self._scene_point is None:
             self._scene_point = point
         moved = _distances(point, self._scene_point[None], self._encoder.info.c)
@@ -194,7 +194,7 @@ def _photo(collection: Collection, item: Item) -> bytes | None:
 
 
 @cache
-def _scene() -> bytes:
+def scene() -> bytes:
     """Light falling across two blobs, always the same, as PNG."""
     y, x = np.mgrid[0:192, 0:256] / 192.0
     scene = (60 + 90 * x)[..., None] * np.array([1.0, 0.8, 0.6])
