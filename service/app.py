@@ -1,5 +1,6 @@
 """The HTTP application: routes, and the layers around them."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -55,7 +56,9 @@ def create_app(engine: Engine, settings: Settings) -> FastAPI:
         stop_observing = engine.encoder.observe(metrics.batch)
         upkeep.start()
         jobs.start()
+        draining = asyncio.create_task(_drain_too(lifecycle, jobs))
         yield
+        draining.cancel()
         await run_in_threadpool(jobs.stop)
         upkeep.close()
         stop_observing()
@@ -97,6 +100,11 @@ def create_api(**options: Any) -> FastAPI:
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")
     openapi.complete(app, ROUTES)
     return app
+
+
+async def _drain_too(lifecycle: Lifecycle, jobs: Jobs) -> None:
+    await lifecycle.until_draining()
+    jobs.drain()  # a batch under way is finished, and the processor left to the last requests
 
 
 def _doors(settings: Settings) -> list[Middleware]:

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from index.files import make_folder
+
+logger = logging.getLogger(__name__)
 
 Kind = Literal["import", "embed", "rebuild", "hierarchy", "snapshot", "restore"]
 State = Literal["queued", "running", "done", "failed", "cancelled"]
@@ -138,17 +141,19 @@ class JobStore:
             make_folder(path.parent)
             self._descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
-            raise JobsUnavailableError(f"no journal of jobs can be kept at {path}: {error.strerror}") from error
+            raise _unavailable("nothing can be written into this store", path, error) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
             self._connection.executescript(_SCHEMA)
+        except BlockingIOError as error:
+            os.close(self._descriptor)
+            raise _unavailable("another process works off the jobs of this store", path, error) from error
         except (OSError, sqlite3.Error) as error:
             os.close(self._descriptor)
-            what = "another process works off the jobs of this store" if isinstance(error, OSError) else str(error)
-            raise JobsUnavailableError(f"the journal {path} cannot be used: {what}") from error
+            raise _unavailable("their journal cannot be read", path, error) from error
         self._lock = threading.RLock()
         self._watchers: dict[str, list[Callable[[], None]]] = {}
 
@@ -404,6 +409,11 @@ class JobStore:
     @staticmethod
     def _queued(connection: sqlite3.Connection) -> int:
         return int(connection.execute("SELECT count(*) FROM jobs WHERE state = 'queued'").fetchone()[0])
+
+
+def _unavailable(why: str, path: Path, error: Exception) -> JobsUnavailableError:
+    logger.debug("event=journal_not_opened path=%s error=%r", path, error)
+    return JobsUnavailableError(f"there are no jobs here at present: {why}")
 
 
 def new_job_id() -> str:

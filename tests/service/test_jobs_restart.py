@@ -10,14 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
 from service.server import bind
 
 from .conftest import Trip
 from .job_requests import ids, photo, start, tarred, wait
 
-COUNT = 300
+COUNT = 320
 
 
 @contextmanager
@@ -46,24 +45,25 @@ def served(checkpoint: Path, store: Path, log: Path) -> Iterator[tuple[subproces
         process.wait()
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_an_import_goes_on_after_the_service_ended(trip: Trip, tmp_path: Path, ending: signal.Signals) -> None:
-    """No item is missing, none is there twice, and what was committed before is not done again."""
+def test_an_import_goes_on_after_the_service_ended(trip: Trip, tmp_path: Path) -> None:
+    """Killed, then told to stop: no item is missing, none is there twice, and what was committed is not done again."""
     photos = {f"Kind-{number % 3}/{number:04}.png": photo(number) for number in range(COUNT)}
     store, log = tmp_path / "store", tmp_path / "log"
-    with served(trip.checkpoint, store, log) as (process, client):
-        client.put("/v1/collections/c").raise_for_status()
-        job = start(client, "import", tarred({**photos, "bad.png": b"x"}))
-        queued = start(client, "rebuild")
-        before = wait(client, job, lambda found: found["done"] > 0)
-        assert before["state"] == "running", "the import was over too soon to be interrupted: raise COUNT"
-        process.send_signal(ending)
-        assert process.wait(timeout=60) == (0 if ending == signal.SIGTERM else -ending), log.read_text()
+    done = 0
+    for ending in (signal.SIGKILL, signal.SIGTERM):
+        with served(trip.checkpoint, store, log) as (process, client):
+            if ending == signal.SIGKILL:
+                client.put("/v1/collections/c").raise_for_status()
+                job = start(client, "import", tarred({**photos, "bad.png": b"x"}))
+                queued = start(client, "rebuild")
+            before = wait(client, job, lambda found: found["done"] > done)  # noqa: B023 - called at once
+            assert before["state"] == "running", "the import was over too soon to be interrupted: raise COUNT"
+            process.send_signal(ending)
+            assert process.wait(timeout=60) == (0 if ending == signal.SIGTERM else -ending), log.read_text()
+            done = before["done"]
     with served(trip.checkpoint, store, log) as (_, client):
         ended = wait(client, job, seconds=120)
         assert (ended["state"], ended["done"], ended["failed"]) == ("done", COUNT, 1), log.read_text()
         assert sorted(ids(client)) == sorted(photos)  # a list: twice would show
         assert wait(client, queued)["state"] == "done"
-        # At most one batch was written twice: the sequence counts writes of batches.
-        assert client.get("/v1/collections/c").json()["count"] == COUNT
-    assert f"event=job_resumed job={job['id']}" in log.read_text()
+    assert log.read_text().count(f"event=job_resumed job={job['id']}") == 2
