@@ -18,6 +18,7 @@ from service.middleware.request_context import record_timing
 from service.multipart import Part
 from service.problems import Problem, image_problem
 from service.queries import loaded, point_of
+from service.routes.collections import problems
 from service.schemas import query as queries
 from service.schemas.common import MAX_LIMIT, NodeId
 from service.schemas.hierarchy import (
@@ -52,6 +53,20 @@ from service.tree_view import TreeView
 
 router = APIRouter(prefix="/v1/collections/{collection}/hierarchy", tags=["hierarchy"])
 
+NODE_PROBLEMS = problems(
+    s404="no such collection, no tree over it, or no such node",
+    s422="a bad parameter or field",
+    s503="the tree or the collection cannot be read at present",
+)
+QUESTION_PROBLEMS = problems(
+    s400="a malformed body",
+    s404="no such collection, item or node, or no tree",
+    s409="the tree was built over too few items to answer",
+    s413="a photo that is too large, or too many",
+    s415="neither JSON nor a form, or a file that is no photo",
+    s422="a bad field, point or photo",
+    s503="the tree, the collection or the encoder cannot be used at present",
+)
 Result = TypeVar("Result")
 Asked = queries.Query | Part
 
@@ -84,7 +99,7 @@ async def _teller(served: NamedServed) -> TreeTeller:
 Teller = Annotated[TreeTeller, Depends(_teller)]
 
 
-@router.get("/nodes")
+@router.get("/nodes", responses=NODE_PROBLEMS)
 async def nodes(
     request: Request,
     state: State,
@@ -99,13 +114,13 @@ async def nodes(
     )
 
 
-@router.get("/nodes/{node_id}")
+@router.get("/nodes/{node_id}", responses=NODE_PROBLEMS)
 async def node_by_id(request: Request, state: State, teller: Teller, node_id: NodePath) -> NodeAnswer:
     """A node with its ancestors, its children, photos that show it, and how often each label occurs under it."""
     return await _worked_out(request, state, lambda: teller.node(_number(teller.view, unquote(node_id))))
 
 
-@router.patch("/nodes/{node_id}")
+@router.patch("/nodes/{node_id}", responses=NODE_PROBLEMS)
 async def change_node(
     request: Request, state: State, served: NamedServed, teller: Teller, node_id: NodePath, change: NodeChange
 ) -> NodeAnswer:
@@ -125,7 +140,7 @@ async def change_node(
     return await _worked_out(request, state, rename)
 
 
-@router.get("/nodes/{node_id}/items")
+@router.get("/nodes/{node_id}/items", responses=NODE_PROBLEMS)
 async def node_items(
     request: Request,
     state: State,
@@ -143,7 +158,9 @@ async def node_items(
     )
 
 
-@router.post("/ancestors", openapi_extra=_body(AncestorsRequest, FormAncestors, 1, {"query": APPLE}))
+@router.post(
+    "/ancestors", responses=QUESTION_PROBLEMS, openapi_extra=_body(AncestorsRequest, FormAncestors, 1, {"query": APPLE})
+)
 @access("read")
 async def ancestors(request: Request, state: State, served: NamedServed, teller: Teller) -> PathAnswer:
     """Where a photo belongs: nodes from the most specific to the root, each with the probability that it is right.
@@ -160,6 +177,7 @@ async def ancestors(request: Request, state: State, served: NamedServed, teller:
 
 @router.post(
     "/common-ancestor",
+    responses=QUESTION_PROBLEMS,
     openapi_extra=_body(CommonAncestorRequest, FormCommonAncestor, MOST_QUERIES, {"queries": [APPLE, PEAR]}),
 )
 @access("read")
@@ -192,7 +210,11 @@ async def common_ancestor(request: Request, state: State, served: NamedServed, t
     return await _worked_out(request, state, answer)
 
 
-@router.post("/zoom", openapi_extra=_body(ZoomRequest, ZoomOptions, 1, {"query": APPLE, "levels": 1}))
+@router.post(
+    "/zoom",
+    responses=QUESTION_PROBLEMS,
+    openapi_extra=_body(ZoomRequest, ZoomOptions, 1, {"query": APPLE, "levels": 1}),
+)
 @access("read")
 async def zoom(request: Request, state: State, served: NamedServed, teller: Teller) -> ZoomAnswer:
     """A photo seen from ``levels`` steps above where its path stops, or below 0 from below: that node, its items.
@@ -214,7 +236,11 @@ async def zoom(request: Request, state: State, served: NamedServed, teller: Tell
     return await _worked_out(request, state, answer)
 
 
-@router.post("/traverse", openapi_extra=_body(TraverseRequest, TraverseOptions, 2, {"query": APPLE, "to": PEAR}))
+@router.post(
+    "/traverse",
+    responses=QUESTION_PROBLEMS,
+    openapi_extra=_body(TraverseRequest, TraverseOptions, 2, {"query": APPLE, "to": PEAR}),
+)
 @access("read")
 async def traverse(request: Request, state: State, served: NamedServed, teller: Teller) -> TraverseAnswer:
     """The geodesic from a photo to the origin, or to another photo, in even steps, with what lies nearest at each.
@@ -238,7 +264,7 @@ async def traverse(request: Request, state: State, served: NamedServed, teller: 
     return await _worked_out(request, state, answer)
 
 
-@router.get("/projection")
+@router.get("/projection", responses=NODE_PROBLEMS)
 async def projection(
     request: Request,
     state: State,
