@@ -48,7 +48,7 @@ USER 10001:10001
 WORKDIR /data
 VOLUME /data
 EXPOSE 8000
-# On its first start with a model the service makes the graph for OpenVINO: a minute, then kept in /data/cache.
+# On its first start with a model the service makes the graph for OpenVINO, about a minute, and keeps it in /data/cache.
 HEALTHCHECK --start-period=180s --interval=15s --timeout=5s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"LHIER_PORT\"]}/livez', timeout=4)"]
 # exec form: SIGTERM reaches the server, which drains for at most 25 s; `docker stop --time 40` leaves it that long.
