@@ -119,14 +119,14 @@ class SelfCheck:
                         return self._compare_stored(served.collection, *stored)
             except (StoreError, UnknownCollectionError, CollectionUnavailableError) as error:
                 logger.debug("event=self_check_passes_over collection=%s error=%r", name, error)
-        return self._comparescene()
+        return self._compare_scene()
 
     def _compare_stored(self, collection: Collection, item: Item, photo: bytes, others: FloatArray) -> Check:
         try:
             point = self._point(photo)
         except ImageError:  # damaged on the disk since: that is the item's, not the encoder's
             logger.warning("event=self_check_photo_damaged collection=%s item=%r", collection.name, item.id)
-            return self._comparescene()
+            return self._compare_scene()
         apart = _distances(item.space, others, collection.c)
         return _judged(
             float(_distances(point, item.space[None], collection.c)[0]),
