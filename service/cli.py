@@ -1,5 +1,6 @@
-"""``lhier serve``."""
+"""``lhier serve`` and ``lhier doctor``."""
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -103,6 +104,67 @@ def serve(
             click.echo("Stopped.")
         finally:
             engine.close()
+
+
+@click.command()
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint or run folder.")
+@click.option("--store", type=click.Path(path_type=Path), help="Store folder.")
+@click.option("--collection", "collections", multiple=True, help="Collection to look at. [default: all there are]")
+@click.option("--host", help="Address that will be listened on. [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port that will be listened on. [default: 8000]")
+@click.option("--device", help="Where the encoder will run: cpu, cuda. [default: cpu]")
+@click.option(
+    "--runtime",
+    type=click.Choice(["auto", "openvino", "torch", "onnxruntime"]),
+    help="What will run the encoder. [default: auto]",
+)
+@click.option(
+    "--image-root", type=click.Path(file_okay=False, path_type=Path), help="Where the photos lie, if they moved."
+)
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
+@click.option("--deep", is_flag=True, help="Read and check every stored item; takes as long as there are items.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def doctor(
+    checkpoint: Path | None,
+    store: Path | None,
+    collections: tuple[str, ...],
+    host: str | None,
+    port: int | None,
+    device: str | None,
+    runtime: str | None,
+    image_root: Path | None,
+    config: Path | None,
+    deep: bool,
+    as_json: bool,
+) -> None:
+    """Check what 'lhier serve' would run on: packages, checkpoint, store, disk, port, keys. Changes nothing.
+
+    \b
+    lhier doctor --checkpoint runs/grocery/checkpoint --store store
+    lhier doctor --config service.toml --deep --json
+
+    A line per check: ok, warn (it serves, but look at it) or FAIL, and what to do. Exit code 1 where one fails.
+    """
+    from dataclasses import asdict
+
+    from service.doctor import examine
+
+    settings = _settings(
+        config, checkpoint=checkpoint, store=store, host=host, port=port, collections=collections or None,
+        image_root=image_root, inference={"device": device, "runtime": runtime},
+    )  # fmt: skip
+    findings = []
+    for finding in examine(settings, deep=deep):
+        findings.append(finding)
+        if not as_json:
+            click.echo(f"{finding.verdict:<4} {finding.check}: {finding.detail}")
+            if finding.action and finding.verdict != "ok":
+                click.echo(f"     -> {finding.action}")
+    sound = all(finding.verdict != "FAIL" for finding in findings)
+    if as_json:
+        click.echo(json.dumps({"ok": sound, "checks": [asdict(finding) for finding in findings]}))
+    if not sound:
+        raise click.exceptions.Exit(1)
 
 
 def _held(engine: "Engine") -> str:
