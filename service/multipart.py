@@ -87,17 +87,21 @@ class Form:
         self._header_bytes = 0
 
     def begin(self) -> None:
+        """A field begins."""
         if len(self.parts) >= MAX_FIELDS + self._max_files:
             raise _broken(f"it has more than {MAX_FIELDS + self._max_files} fields")
         self.part, self._disposition, self._header_bytes = Part(), "", 0
 
     def header_name(self, data: bytes, start: int, end: int) -> None:
+        """Some of a header's name."""
         self._name += self._counted(data[start:end])
 
     def header_value(self, data: bytes, start: int, end: int) -> None:
+        """Some of its value."""
         self._value += self._counted(data[start:end])
 
     def header_end(self) -> None:
+        """The header is whole."""
         if self._name.lower() == b"content-disposition":
             # Browsers and curl send names as raw UTF-8; parse_options_header works on latin-1 text.
             self._disposition = self._value.decode("latin-1")
@@ -105,6 +109,7 @@ class Form:
         self._value.clear()
 
     def headers_finished(self) -> None:
+        """The field's content follows."""
         options = parse_options_header(self._disposition)[1]
         if b"name" not in options:
             raise _broken("a field has no name in its Content-Disposition")
@@ -115,6 +120,7 @@ class Form:
                 raise Problem(413, "too_many_images", f"at most {self._max_files} photos fit into one request")
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
+        """Some of its content."""
         part = self.part
         if len(part.data) + end - start > (self._max_file_bytes if part.is_file else MAX_FIELD_BYTES):
             if part.is_file:
@@ -123,9 +129,11 @@ class Form:
         part.data += data[start:end]
 
     def part_end(self) -> None:
+        """The field is whole."""
         self.parts.append(self.part)
 
     def end(self) -> None:
+        """The form is whole."""
         self.ended = True
 
     def _counted(self, data: bytes) -> bytes:

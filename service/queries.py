@@ -17,12 +17,11 @@ from service.fetching import fetch
 from service.multipart import Part, image_bytes_problem
 from service.offload import Note
 from service.problems import Problem
+from service.schemas.common import FARTHEST
 from service.schemas.query import Query
 from service.state import ServiceState
 from service.tree import ServedTree
 from service.tree_view import TreeView
-
-FARTHEST = 1e15  # norm of a space part, radius 35 at c = 1: the product of two such fits into 32 bits
 
 
 @dataclass(frozen=True, slots=True, eq=False)

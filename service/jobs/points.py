@@ -12,10 +12,10 @@ from index.catalogue import Item
 from service.jobs.content import ContentError
 from service.jobs.store import Failure
 from service.problems import invalid_fields
-from service.schemas.common import Request
+from service.schemas.common import FARTHEST, Request
 from service.schemas.items import Labels, Metadata, WriteId
 
-LONGEST_LINE = 2**20  # bytes
+LONGEST_LINE = 2**22  # bytes
 LARGEST_ROW_GROUP = 512 * 2**20  # bytes, unpacked
 MODEL_KEY = b"lhier.model_hash"
 _ROWS = 1000
@@ -157,10 +157,15 @@ def _row(row: dict[str, Any], embedding_dim: int, position: int) -> Point:
 
 
 def _checked(item: Item, embedding_dim: int, position: int) -> Point:
-    if item.space.shape != (embedding_dim,) or not np.isfinite(item.space).all():
-        got = f"{len(item.space)} numbers" if np.isfinite(item.space).all() else "some beyond float32"
-        detail = f"embedding: expected {embedding_dim} numbers that float32 can hold, got {got}"
-        return Point(position, None, Failure(item.id, "invalid_point", detail))
+    fault = None
+    if item.space.shape != (embedding_dim,):
+        fault = f"expected {embedding_dim} numbers (the space part), got {len(item.space)}"
+    elif not np.isfinite(item.space).all():
+        fault = "a number is too large for 32-bit floating point"
+    elif np.linalg.norm(item.space.astype(np.float64)) > FARTHEST:
+        fault = f"the point is too far out: its norm must be at most {FARTHEST:g}"
+    if fault is not None:
+        return Point(position, None, Failure(item.id, "invalid_point", f"embedding: {fault}"))
     return Point(position, item)
 
 

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 MAX_LIMIT = 1000
 MAX_ID = 1024
+FARTHEST = 1e15  # norm of a space part, radius 35 at c = 1: the product of two such fits into 32 bits
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID)]
 NodeId = Annotated[str, Field(min_length=1, max_length=64)]

@@ -17,7 +17,10 @@ import pytest
 from hyperbolic.embedder import Embedder
 from hyperbolic.images import read_image
 from index.embeddings import read_manifest, read_parts
+from service.collections import Collections
 from service.engine import Engine
+from service.jobs.points import LONGEST_LINE, read_lines, read_rows
+from service.server import running_server
 
 from .job_requests import JOBS, failures, ids, lines_of, photo, start, tarred, wait, zipped
 
@@ -65,17 +68,18 @@ def test_points_as_json_lines(c: httpx.Client, engine: Engine) -> None:
     bad = [
         {"id": "short", "embedding": [0.0] * (d - 1)},
         {"id": "huge", "embedding": [1e300] * d},
+        {"id": "far", "embedding": [1e20] * d},
         {"id": "typo", "embedding": [0.0] * d, "label": []},
         {"id": "", "embedding": [0.0] * d},
     ]
     data = lines_of(points) + b"\n" + lines_of(bad) + b'{"id": "nan", "embedding": [NaN]}\nnot json\n'
     ended = wait(c, job := start(c, "import", data))
-    assert (ended["state"], ended["done"], ended["failed"]) == ("done", 5, 6)
+    assert (ended["state"], ended["done"], ended["failed"]) == ("done", 5, 7)
     assert ids(c) == [f"p/{i}" for i in range(5)]
     item = c.get("/v1/collections/c/items/p/3").json()
     assert (item["path"], item["metadata"]) == (["A", "1"], {"i": 3})
     told = failures(c, job)
-    assert told.pop("short") == told.pop("huge") == "invalid_point"
+    assert told.pop("short") == told.pop("huge") == told.pop("far") == "invalid_point"
     assert set(told.values()) == {"invalid_request"}
     assert len(told) == 4
 
@@ -120,6 +124,39 @@ def test_parquet_of_another_model_is_refused(c: httpx.Client, engine: Engine) ->
     assert ended["state"] == "failed"
     assert "another" in ended["reason"]
     assert ids(c) == []
+
+
+def test_rows_go_on_where_they_left_off(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table({
+        "id": [f"p{i}" for i in range(25)],
+        "embedding": [[float(i)] * 4 for i in range(25)],
+        "metadata": [json.dumps({"i": i}) if i % 2 else None for i in range(25)],
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "points", row_group_size=10)
+    for position in (0, 1, 9, 10, 11, 24, 25):
+        rest = [point.item for point in read_rows(tmp_path / "points", 4, position)]
+        assert [item and item.id for item in rest] == [f"p{i}" for i in range(position, 25)]
+        assert [item and item.metadata for item in rest] == [{"i": i} if i % 2 else {} for i in range(position, 25)]
+
+
+LINE = json.dumps({"id": "after", "embedding": [0.0] * 16}).encode()
+
+
+def test_reading_goes_on_where_it_left_off(tmp_path: Path) -> None:
+    """From every position that was given out, exactly the rest comes; a line without end costs itself alone."""
+    points = [{"id": f"p{i}", "embedding": [float(i)] * 16} for i in range(20)]
+    path = tmp_path / "points"
+    endless = b'{"id": "' + b"x" * (LONGEST_LINE + 7) + b'"}\n'
+    path.write_bytes(b"\xef\xbb\xbf" + lines_of(points[:10]) + b"\n" + endless + lines_of(points[10:]) + LINE)
+    whole = list(read_lines(path, 16))
+    assert [point.item.id for point in whole if point.item] == [*(f"p{i}" for i in range(20)), "after"]
+    assert [point.failure.code for point in whole if point.failure] == ["invalid_request"]
+    for number, point in enumerate(whole, 1):
+        rest = list(read_lines(path, 16, point.position))
+        assert [each.position for each in rest] == [each.position for each in whole[number:]]
 
 
 def hostile_link() -> bytes:
@@ -249,6 +286,29 @@ def test_upload_that_breaks_off_leaves_nothing(c: httpx.Client, tmp_path: Path) 
     assert c.get("/v1/jobs").json()["jobs"] == []
 
 
+def test_no_room(engine: Engine, with_settings: Any, tmp_path: Path) -> None:
+    registry = Collections(tmp_path / "store", engine.model.model_hash)
+    settings = with_settings(store=tmp_path / "store", quotas={"items": 100})
+    with (
+        running_server(settings, Engine(engine.encoder, registry)) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        client.put("/v1/collections/c").raise_for_status()
+        ended = wait(client, job := start(client, "import", many(130)))
+        assert ended["state"] == "failed"
+        assert "100 items" in ended["reason"]
+        assert len(ids(client)) == ended["done"] <= 100
+        refused = client.post(f"/v1/jobs/{job['id']}/cancel")
+        assert refused.status_code == 409
+        d = engine.model.embedding_dim
+        points = [{"id": f"p{number}", "embedding": [0.0] * d} for number in range(100 - ended["done"])]
+        client.put("/v1/collections/c/items", json={"items": points}).raise_for_status()
+        response = client.post(JOBS, data={"kind": "import"}, files={"file": ("upload", many(1))})
+        assert (response.status_code, response.json()["code"]) == (507, "quota_exceeded")
+    assert leftovers(tmp_path / "store") == [job["id"]]  # kept for another try
+    registry.close()
+
+
 def test_unknown_collection_and_broken_bodies(c: httpx.Client) -> None:
     assert c.post("/v1/collections/none/jobs", json={"kind": "rebuild"}).status_code == 404
     assert c.post(JOBS, json={"kind": "import"}).status_code == 422
@@ -329,9 +389,6 @@ def test_events_in_order_and_after_a_reconnect(c: httpx.Client) -> None:
 
 
 def test_streams_of_events_hold_no_place(engine: Engine, with_settings: Any, tmp_path: Path) -> None:
-    from service.collections import Collections
-    from service.server import running_server
-
     registry = Collections(tmp_path / "store", engine.model.model_hash)
     settings = with_settings(store=tmp_path / "store", limits={"in_flight": 1, "queued": 0}, jobs={"waiting": 2})
     with (

@@ -58,7 +58,12 @@ def test_an_import_goes_on_after_the_service_ended(trip: Trip, tmp_path: Path) -
                 queued = start(client, "rebuild")
             before = wait(client, job, lambda found: found["done"] > done)  # noqa: B023 - called at once
             assert before["state"] == "running", "the import was over too soon to be interrupted: raise COUNT"
-            process.send_signal(ending)
+            with client.stream("GET", f"/v1/jobs/{job['id']}/events") as stream:
+                lines = stream.iter_lines()
+                assert next(lines) == "event: progress"
+                process.send_signal(ending)
+                if ending == signal.SIGTERM:
+                    assert "event: end" not in list(lines)  # the stream ends as a whole answer, the job goes on later
             assert process.wait(timeout=60) == (0 if ending == signal.SIGTERM else -ending), log.read_text()
             done = before["done"]
     with served(trip.checkpoint, store, log) as (_, client):

@@ -85,6 +85,7 @@ def _commit(context: Context, batch: Sequence[_Read]) -> None:
     latest = {element.item.id: element for element in batch if element.item is not None}
     if latest:
         context.quotas.require(sum(len(element.photo) for element in latest.values()))
+        context.quotas.require_items(len(latest))  # also where they are not new: near the bound it comes early
         with context.engine.collections.use(context.job.collection) as served:
             refused = _put(served.collection.put, latest)
         failures += refused
