@@ -1,6 +1,7 @@
 """Writes: each item that came is checked and gets its point by itself; those that are fine are committed at once."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from starlette.types import Scope
 from hyperbolic.images import ImageError
 from index.catalogue import Item
 from index.collection import Collection
-from index.errors import CatalogueError, PointError
+from index.errors import CatalogueError
 from service.encoder.supervisor import EncoderUnavailableError, EncodingError
 from service.fetching import fetch
 from service.middleware.request_context import record_timing
@@ -107,12 +108,12 @@ async def prepare(
     if photos > state.settings.limits.images:
         limit = state.settings.limits.images
         raise Problem(413, "too_many_images", f"at most {limit} photos fit into one request, got {photos}")
-    seen: set[str] = set()
-    tasks = []
-    for entry in entries:
-        tasks.append(_prepare(state, collection, entry, entry.id in seen, note))
-        seen.add(entry.id)
-    return list(await asyncio.gather(*tasks))
+    # A thousand points take a while to check; photos are decoded and embedded elsewhere.
+    prepared = await run_in_threadpool(_checked, collection, entries)
+    waiting = [number for number, each in enumerate(prepared) if each is None]
+    embedded = await asyncio.gather(*[_embedded(state, entries[number], note) for number in waiting])
+    found = dict(zip(waiting, embedded, strict=True))
+    return [found[number] if each is None else each for number, each in enumerate(prepared)]
 
 
 async def embed(state: ServiceState, photo: Photo, note: Note) -> tuple[bytes, np.ndarray] | Problem:
@@ -189,31 +190,44 @@ def storing() -> Iterator[None]:
         raise CatalogueError(f"a photo could not be kept or deleted ({error})") from error
 
 
-async def _prepare(
-    state: ServiceState, collection: Collection, entry: Entry, duplicate: bool, note: Note
-) -> Ready | Problem:
+def _checked(collection: Collection, entries: Sequence[Entry]) -> list[Ready | Problem | None]:
+    """What can be said of each entry before any photo is looked at; None where nothing is wrong so far."""
+    seen: set[str] = set()
+    checked: list[Ready | Problem | None] = []
+    for entry in entries:
+        checked.append(_check(collection, entry, duplicate=entry.id in seen))
+        seen.add(entry.id)
+    return checked
+
+
+def _check(collection: Collection, entry: Entry, *, duplicate: bool) -> Ready | Problem | None:
     if entry.problem is not None:
         return entry.problem
     if duplicate:
         return Problem(422, "duplicate_id", "an item of this id stands before in the same request")
     if faults := collection.schema.faults(entry.metadata):
         return Problem(422, "invalid_metadata", f"metadata: {'; '.join(faults)}")
-    data: bytes | None = None
-    if entry.embedding is not None:
+    if entry.embedding is None:
+        return None
+    try:
+        space = given_point(entry.embedding, collection, "embedding")
+    except Problem as problem:
+        return problem
+    return Ready(Item(entry.id, space, entry.labels, entry.metadata), None)
+
+
+async def _embedded(state: ServiceState, entry: Entry, note: Note) -> Ready | Problem:
+    photo = entry.photo
+    if entry.url is not None:
+        started = time.perf_counter()
         try:
-            space = given_point(entry.embedding, collection, "embedding")
-        except (Problem, PointError) as error:
-            return error if isinstance(error, Problem) else Problem(422, "invalid_point", str(error))
-    else:
-        photo = entry.photo
-        if entry.url is not None:
-            try:
-                photo = await fetch(entry.url, state.settings.urls)
-            except Problem as problem:
-                return problem
-        assert photo is not None  # noqa: S101 - an entry has exactly one source
-        found = await embed(state, photo, note)
-        if isinstance(found, Problem):
-            return found
-        data, space = found
+            photo = await fetch(entry.url, state.settings.urls)
+        except Problem as problem:
+            return problem
+        note("fetch", time.perf_counter() - started)
+    assert photo is not None  # noqa: S101 - an entry has exactly one source
+    found = await embed(state, photo, note)
+    if isinstance(found, Problem):
+        return found
+    data, space = found
     return Ready(Item(entry.id, space, entry.labels, entry.metadata), data)

@@ -18,6 +18,7 @@ from hyperbolic.embedder import Embedder
 from hyperbolic.images import read_image
 from service.collections import Collections
 from service.engine import Engine
+from service.problems import Problem
 from service.server import running_server
 from service.settings import Settings
 
@@ -298,6 +299,28 @@ def test_filters_choose_what_is_listed_counted_and_deleted(shoes: httpx.Client) 
         assert shoes.post(f"{ITEMS}/delete", json=wrong).status_code == 422
     assert shoes.post(f"{ITEMS}/delete", json={"filter": {"must": [{"node": "x"}]}}).status_code == 404
     assert shoes.post(f"{ITEMS}/count").json() == {"count": 35}
+
+
+def test_photos_by_url_are_fetched_and_kept(
+    shoes: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    async def fetched(url: str, limits: object) -> bytes:
+        asked.append(url)
+        if url.endswith("gone"):
+            raise Problem(422, "url_unreachable", "nobody there")
+        return encoded(draw(1))
+
+    monkeypatch.setattr("service.upserts.fetch", fetched)
+    urls = ["https://example.com/a.png", "https://example.com/gone"]
+    answer = put(shoes, [{"id": url, "url": url} for url in urls])
+    assert answer.status_code == 207
+    assert answer.json()["results"][0] == {"id": urls[0], "status": 201}
+    assert answer.json()["results"][1]["error"] == {"code": "url_unreachable", "detail": "nobody there"}
+    assert shoes.get(f"{ITEMS}/{quote(urls[0], safe='')}/image").content == encoded(draw(1))
+    assert asked == urls
+    assert len(uploads(tmp_path)) == 1
 
 
 def test_there_may_be_so_many_items(engine: Engine, with_settings: Callable[..., Settings], tmp_path: Path) -> None:
