@@ -94,7 +94,7 @@ def client(disposable: str) -> Iterator[httpx.Client]:
 def check(response: httpx.Response, *, success: bool = False) -> None:
     """A problem that conforms; or, where a strange value may stand there, ``success`` with JSON that all can read."""
     if success and response.status_code < 400:
-        if response.headers.get("content-type") == JSON:
+        if response.content and response.headers.get("content-type") == JSON:
             json.loads(response.content, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
         return
     assert 400 <= response.status_code < 500, response.text
