@@ -6,12 +6,12 @@ ARGS ?=
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format check-docker clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable ".[$(FAISS),offline,export,tensorboard,pictures,ray,milvus,postgres,benchmarks,test,lint]"
+	$(PIP) install --quiet --constraint constraints.txt --editable ".[$(FAISS),offline,export,tensorboard,pictures,ray,milvus,postgres,benchmarks,docker,test,lint]"
 	touch $@
 
 demo: $(VENV)/.installed ## the whole trip: draw creatures, train, index, serve (ARGS=--check ends by itself)
@@ -25,6 +25,9 @@ lint: $(VENV)/.installed ## ruff, mypy --strict, import-linter
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+check-docker: $(VENV)/.installed ## the images without an engine: files, rules, and their steps in a clean root (as root)
+	docker/check.sh $(ARGS)
 
 format: $(VENV)/.installed
 	$(VENV)/bin/ruff format .
