@@ -3,14 +3,13 @@
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from index.catalogue import Item
-from index.collection import Collection, Hit
+from index.collection import Collection
 from index.gpu import Device
 from service.collections import Collections
 from service.encoder.frames import EncoderInfo
@@ -23,19 +22,6 @@ logger = logging.getLogger(__name__)
 
 class UnknownItemError(LookupError):
     """An item that the collection does not hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Answer to one query: hits by rising distance, and what the answer rests on.
-
-    ``radius`` is the geodesic distance of the query to the origin; ``exact`` says that every hit was certified.
-    """
-
-    hits: list[Hit]
-    radius: float
-    exact: bool
-    generation: str
 
 
 class Engine:
@@ -86,30 +72,6 @@ class Engine:
     def collection(self, name: str | None = None) -> Collection:
         """A collection by name, or the default one. Raises as :meth:`Collections.use` does."""
         return self.collections.get(name)
-
-    def neighbours(
-        self,
-        collection: Collection,
-        space: np.ndarray,
-        limit: int,
-        *,
-        max_distance: float | None = None,
-        leave_out: str | None = None,
-    ) -> Neighbours:
-        """The at most ``limit`` items nearest to the point with space part ``space`` (d,), by geodesic distance.
-
-        ``max_distance`` drops farther ones; ``leave_out`` names one item to pass over (the query itself).
-        """
-        found = collection.search(space, limit + (leave_out is not None))
-        hits = [hit for hit in found if hit.item.id != leave_out][:limit]
-        if max_distance is not None:
-            hits = [hit for hit in hits if hit.distance <= max_distance]
-        return Neighbours(
-            hits=hits,
-            radius=float(collection.radius(space)),
-            exact=all(hit.exact for hit in found),
-            generation=collection.generation,
-        )
 
     def item(self, collection: Collection, item_id: str) -> Item:
         """An item by id. Raises :class:`UnknownItemError`."""

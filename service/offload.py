@@ -10,9 +10,8 @@ from typing import TypeVar
 import numpy as np
 
 from hyperbolic.images import ImageError
-from index.collection import Collection
 from service.encoder.supervisor import PhotoFuture
-from service.engine import Engine, Neighbours
+from service.engine import Engine
 from service.metrics import Metrics
 from service.settings import InferenceSettings, LimitSettings
 
@@ -67,23 +66,6 @@ class OffLoopEngine:
         note("embed", photo.encode_s)
         note("queue", max(0.0, time.perf_counter() - started - photo.decode_s - photo.encode_s))
         return point
-
-    async def neighbours(
-        self,
-        collection: Collection,
-        space: np.ndarray,
-        limit: int,
-        note: Note,
-        *,
-        max_distance: float | None = None,
-        leave_out: str | None = None,
-    ) -> Neighbours:
-        """:meth:`Engine.neighbours` in a thread."""
-
-        def search() -> Neighbours:
-            return self.engine.neighbours(collection, space, limit, max_distance=max_distance, leave_out=leave_out)
-
-        return await self._timed(self._searchers, search, "search", note)
 
     async def compute(self, work: Callable[[], Result], step: str, note: Note) -> Result:
         """``work`` in one of the threads that search, so that there are never more of them at work than those."""

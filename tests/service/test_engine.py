@@ -20,21 +20,11 @@ from .conftest import INFERENCE, Trip
 def test_stored_photos_find_themselves(engine: Engine, trip: Trip) -> None:
     for number, item_id in enumerate(trip.ids):
         point = engine.encoder.submit((trip.photos / f"{number:03}.png").read_bytes()).result(60)
-        found = engine.neighbours(engine.collection(), point, 2)
-        assert found.hits[0].item.id == item_id
-        assert found.hits[0].distance <= 1e-3
-        assert found.hits[0].distance < found.hits[1].distance
-        assert found.exact
-        assert found.generation == engine.collection().generation != ""
-
-
-def test_the_item_itself_is_left_out(engine: Engine, trip: Trip) -> None:
-    collection = engine.collection()
-    item = engine.item(collection, "Fruit")
-    for limit in (1, 5, len(trip.ids), 1000):
-        found = engine.neighbours(collection, item.space, limit, leave_out="Fruit")
-        assert len(found.hits) == min(limit, len(trip.ids) - 1)
-        assert "Fruit" not in {hit.item.id for hit in found.hits}
+        nearest, second = engine.collection().search(point, 2)
+        assert nearest.item.id == item_id
+        assert nearest.distance <= 1e-3
+        assert nearest.distance < second.distance
+        assert nearest.exact
 
 
 def test_unknown_names_say_what_there_is(engine: Engine) -> None:
@@ -71,7 +61,7 @@ def test_default_collection(engine: Engine, tmp_path: Path) -> None:
     with closing(Collections(tmp_path, engine.model.model_hash)) as collections:
         birds = Engine(engine.encoder, collections).collection()
         assert birds.name == "birds"
-        assert engine.neighbours(birds, np.zeros(16, np.float32), 10).hits == []
+        assert birds.search(np.zeros(16, np.float32), 10) == []
         assert engine.sample(birds, 5) == []
         assert engine.scroll(birds, 5) == ([], None)
     create("default")
