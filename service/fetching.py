@@ -8,33 +8,35 @@ is never asked for. Nothing of the client's request travels on, and no proxy of 
 import asyncio
 import functools
 import ipaddress
+import logging
 import re
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NoReturn
 from urllib.parse import quote, urljoin, urlsplit
+from weakref import WeakKeyDictionary
 
 import httpcore
 import httpx
 
+from service.pinned_network import Pinned, too_large
 from service.problems import Problem
 from service.public_addresses import Address, is_public
 from service.settings import UrlSettings
 
+logger = logging.getLogger(__name__)
+
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-SocketOptions = Iterable[httpcore.SOCKET_OPTION]
 
 MAX_URL = 2048
-# What status lines, headers, chunk frames and TLS may add to the photo itself before the whole is refused.
-OVERHEAD_BYTES = 128 * 1024
-# Every address of an answer is checked; this many are tried.
-MAX_ATTEMPTS = 3
 # Name servers that do not answer hold a thread for longer than a request may last.
 MAX_RESOLVING = 16
+# Of one process at once, each up to `max_bytes`: one request may name many URLs, and others are to be asked gently.
+MAX_FETCHING = 16
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -74,6 +76,11 @@ async def system_resolver(host: str, port: int) -> list[str]:
 
 
 _resolving = threading.BoundedSemaphore(MAX_RESOLVING)
+_fetching: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
+
+
+def _places() -> asyncio.Semaphore:
+    return _fetching.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(MAX_FETCHING))
 
 
 async def fetch(
@@ -95,17 +102,39 @@ async def fetch(
     """
     if not limits.enabled:
         raise Problem(403, "urls_disabled", "this server fetches nothing by URL: send the photo itself")
+    # Waiting for a place is not counted as the host's time; the request's own deadline bounds it.
+    async with _places():
+        return await _fetched(url, limits, resolve, allowed, ssl_context)
+
+
+async def _fetched(
+    url: str,
+    limits: UrlSettings,
+    resolve: Resolver,
+    allowed: Callable[[Address], bool],
+    ssl_context: ssl.SSLContext | None,
+) -> bytes:
+    started = time.perf_counter()
+    host = ""
     try:
         async with asyncio.timeout(limits.timeout_s):
             for _ in range(limits.max_redirects + 1):
                 target = _take_apart(url, limits)
+                host = target.host
                 addresses = await _addresses(target, resolve, allowed)
                 found = await _ask(target, addresses, limits, ssl_context or _ssl_context())
                 if isinstance(found, bytes):
+                    elapsed = time.perf_counter() - started
+                    logger.info("event=url_fetched host=%s bytes=%d duration_ms=%.0f", host, len(found), elapsed * 1000)
                     return found
                 url = _next(target, found)
     except TimeoutError:
+        logger.info("event=url_not_fetched host=%s code=url_timeout", host)
         raise Problem(422, "url_timeout", f"the URL gave no whole photo within {limits.timeout_s:g} s") from None
+    except Problem as problem:
+        # The host alone: paths and parameters of URLs may be secrets. "" where the first was not even taken apart.
+        logger.info("event=url_not_fetched host=%s code=%s", host, problem.code)
+        raise
     raise _bad_answer(f"it leads through more than {limits.max_redirects} redirects")
 
 
@@ -201,7 +230,7 @@ async def _ask(
     """One GET, to the first of the checked ``addresses`` that takes the connection."""
     headers = [("Host", _host_header(target)), ("Accept", "image/*"), ("Accept-Encoding", "identity"),
                ("User-Agent", "lhier"), ("Connection", "close")]  # fmt: skip
-    backend = _Pinned(target.host, addresses, limits)
+    backend = Pinned(target.host, addresses, limits)
     try:
         async with (
             httpcore.AsyncConnectionPool(ssl_context=ssl_context, network_backend=backend) as pool,
@@ -215,7 +244,7 @@ async def _ask(
             async for chunk in response.aiter_stream():
                 body += chunk
                 if len(body) > limits.max_bytes:
-                    raise _too_large(limits)
+                    raise too_large(limits)
             return bytes(body)
     except (httpcore.NetworkError, httpcore.TimeoutException, OSError):
         raise Problem(422, "url_unreachable", "the URL's host could not be reached, or broke the connection") from None
@@ -238,77 +267,7 @@ def _check_head(status: int, fields: dict[bytes, str], limits: UrlSettings) -> N
         raise _bad_answer("its Content-Type is no photo's: image/* and application/octet-stream are taken")
     # h11 has refused what is no number of at most twenty digits.
     if int(fields.get(b"content-length", "0")) > limits.max_bytes:
-        raise _too_large(limits)
-
-
-class _Pinned(httpcore.AsyncNetworkBackend):
-    """Connects to the checked addresses whatever name it is given, and counts every byte that comes back."""
-
-    def __init__(self, host: str, addresses: Sequence[Address], limits: UrlSettings) -> None:
-        self._host, self._addresses, self._limits = host, addresses[:MAX_ATTEMPTS], limits
-        self._sockets = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: SocketOptions | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        if host != self._host:
-            raise httpcore.ConnectError("a host that nobody checked")  # no URL of ours comes here
-        # An address that swallows packets must leave time for the next.
-        share = self._limits.timeout_s / len(self._addresses)
-        for address in self._addresses[:-1]:
-            try:
-                return await self._connect(address, port, share, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout):
-                continue
-        return await self._connect(self._addresses[-1], port, timeout, socket_options)
-
-    async def _connect(
-        self, address: Address, port: int, timeout: float | None, socket_options: SocketOptions | None
-    ) -> httpcore.AsyncNetworkStream:
-        stream = await self._sockets.connect_tcp(str(address), port, timeout, None, socket_options)
-        return _Counted(stream, self._limits)
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: SocketOptions | None = None
-    ) -> NoReturn:
-        raise httpcore.UnsupportedProtocol("no local sockets")
-
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-
-class _Counted(httpcore.AsyncNetworkStream):
-    """A connection that refuses to go on once more has come than a photo and its framing can need."""
-
-    def __init__(self, stream: httpcore.AsyncNetworkStream, limits: UrlSettings) -> None:
-        self._stream, self._limits = stream, limits
-        self._left = limits.max_bytes + OVERHEAD_BYTES
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        data = await self._stream.read(max_bytes, timeout)
-        self._left -= len(data)
-        if self._left < 0:
-            raise _too_large(self._limits)
-        return data
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        await self._stream.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-    async def start_tls(
-        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        return _Counted(await self._stream.start_tls(ssl_context, server_hostname, timeout), self._limits)
-
-    def get_extra_info(self, info: str) -> object:
-        return self._stream.get_extra_info(info)
+        raise too_large(limits)
 
 
 @functools.cache
@@ -323,7 +282,3 @@ def _not_allowed(why: str) -> Problem:
 
 def _bad_answer(why: str) -> Problem:
     return Problem(422, "url_bad_answer", f"the URL leads to no photo: {why}")
-
-
-def _too_large(limits: UrlSettings) -> Problem:
-    return Problem(413, "url_too_large", f"the photo at the URL is over {limits.max_bytes:,} bytes")

@@ -5,6 +5,7 @@ everything else is what production does.
 """
 
 import asyncio
+import functools
 import ipaddress
 import shutil
 import socket
@@ -17,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from service import fetching
 from service.fetching import fetch
+from service.pinned_network import OVERHEAD_BYTES
 from service.problems import Problem
 from service.public_addresses import Address, is_public
 from service.settings import UrlSettings
@@ -417,7 +420,7 @@ def test_a_body_without_end_is_left_at_the_limit(upstream: Any) -> None:
     problem = refused(f"http://photos.example:{server.port}/", **local(server, max_bytes=1_000_000))
     assert (problem.status, problem.code) == (413, "url_too_large")
     server.close()
-    assert sent < 1_000_000 + fetching.OVERHEAD_BYTES + 8 * 2**20  # the rest lay in the kernel's socket buffers
+    assert sent < 1_000_000 + OVERHEAD_BYTES + 8 * 2**20  # the rest lay in the kernel's socket buffers
 
 
 @pytest.mark.parametrize("num_bytes", [0, -1, 1])
@@ -513,6 +516,7 @@ def test_a_silent_name_server_holds_neither_the_loop_nor_the_exit(monkeypatch: p
 
     monkeypatch.setattr(socket, "getaddrinfo", silent)
     limits = UrlSettings(enabled=True, timeout_s=0.2)
+    monkeypatch.setattr(fetching, "MAX_FETCHING", 100)
 
     async def many() -> list[Any]:
         urls = [f"http://photos-{i}.example/" for i in range(fetching.MAX_RESOLVING + 4)]
@@ -532,3 +536,71 @@ def test_a_silent_name_server_holds_neither_the_loop_nor_the_exit(monkeypatch: p
         thread.join(5)
     monkeypatch.undo()
     assert refused("http://localhost/").code == "url_not_allowed"  # the places are free again
+
+
+def test_not_too_many_at_once(upstream: Any) -> None:
+    under_way = most = 0
+
+    async def resolve(host: str, port: int) -> list[str]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.05)
+        under_way -= 1
+        return ["127.0.0.1"]
+
+    server = upstream(WHOLE)
+    options = local(server, resolve=resolve)
+    limits = UrlSettings(enabled=True, allowed_ports=(server.port,), timeout_s=20)
+
+    async def many() -> list[bytes]:
+        url = f"http://photos.example:{server.port}/"
+        asked = (fetch(url, limits, resolve=resolve, allowed=options["allowed"]) for _ in range(40))
+        return await asyncio.gather(*asked)
+
+    assert asyncio.run(many()) == [PHOTO] * 40
+    assert most == fetching.MAX_FETCHING
+
+
+def test_the_log_names_hosts_and_no_more(upstream: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="service.fetching")
+    server = upstream(WHOLE)
+    get(f"http://photos.example:{server.port}/secret-path?signature=abc", **local(server))
+    refused("http://127.0.0.1/secret-path")
+    refused("http://user:secret-word@photos.example/")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0].startswith(f"event=url_fetched host=photos.example bytes={len(PHOTO)} ")
+    assert said[1:] == [
+        "event=url_not_fetched host=127.0.0.1 code=url_not_allowed",
+        "event=url_not_fetched host= code=url_not_allowed",
+    ]
+    assert "secret" not in caplog.text
+
+
+# --- over HTTP ---
+
+
+def test_searching_and_storing_by_url(
+    engine: Any, with_settings: Any, upstream: Any, connections: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.server import running_server
+
+    server = upstream(WHOLE)
+    settings = with_settings(urls={"enabled": True, "allowed_ports": [server.port]})
+    with running_server(settings, engine) as base, httpx.Client(base_url=base, timeout=30) as client:
+        inside = f"http://127.0.0.1:{server.port}/"
+        problem = client.post("/v1/search", json={"query": {"url": inside}})
+        assert (problem.status_code, problem.json()["code"]) == (422, "url_not_allowed")
+        item = {"id": "by-url", "url": inside}
+        stored = client.put("/v1/collections/default/items", json={"items": [item]}).json()
+        assert (stored["written"], stored["results"][0]["error"]["code"]) == (0, "url_not_allowed")
+        assert server.num_connections == 0
+        opened = functools.partial(fetch, resolve=answering(["127.0.0.1"])[0], allowed=only_this_machine)
+        monkeypatch.setattr("service.queries.fetch", opened)
+        url = f"http://photos.example:{server.port}/a.png"
+        by_url = client.post("/v1/search", json={"query": {"url": url}}, headers={"X-Secret": "of the client"})
+        by_file = client.post("/v1/search", files={"file": PHOTO})
+        assert by_url.status_code == 200
+        assert by_url.json()["hits"] == by_file.json()["hits"]
+        (request,) = server.requests
+        assert b"secret" not in request.lower()
