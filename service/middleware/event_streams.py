@@ -23,21 +23,26 @@ class EventStreams:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        streaming = complete = False
+        streaming, complete = asyncio.Event(), False
 
         async def send_and_note(message: Message) -> None:
-            nonlocal streaming, complete
+            nonlocal complete
             if message["type"] == "http.response.start":
-                streaming = Headers(raw=message["headers"]).get("content-type", "").startswith(MEDIA_TYPE)
+                if Headers(raw=message["headers"]).get("content-type", "").startswith(MEDIA_TYPE):
+                    streaming.set()
             elif message["type"] == "http.response.body":
                 complete = not message.get("more_body", False)
             await send(message)
 
+        async def drained() -> None:
+            await streaming.wait()  # a response listens for the client's end before it begins
+            await self.lifecycle.until_draining()
+
         async def receive_or_drain() -> Message:
-            if not streaming:
+            if scope["method"] != "GET":  # as streams of events are: bodies come without a second task
                 return await receive()
             received = asyncio.ensure_future(receive())
-            draining = asyncio.ensure_future(self.lifecycle.until_draining())
+            draining = asyncio.ensure_future(drained())
             try:
                 done, _ = await asyncio.wait((received, draining), return_when=asyncio.FIRST_COMPLETED)
                 return received.result() if received in done else {"type": "http.disconnect"}
@@ -46,5 +51,5 @@ class EventStreams:
                 draining.cancel()
 
         await self.app(scope, receive_or_drain, send_and_note)
-        if streaming and not complete:
+        if streaming.is_set() and not complete:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
