@@ -6,9 +6,9 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 
-from index.errors import CollectionExistsError, CollectionNameError
+from index.errors import CollectionExistsError, CollectionNameError, StoreError
 from index.plan import Plan, read_request
-from service.collections import Served, TooManyCollectionsError
+from service.collections import CollectionUnavailableError, Served, TooManyCollectionsError, UnknownCollectionError
 from service.problems import MEDIA_TYPE, Problem
 from service.schemas.collections import (
     CollectionAnswer,
@@ -40,11 +40,16 @@ def list_collections(state: State) -> CollectionsAnswer:
     """All collections that are served, with their number of items; a broken one says so and the others serve on."""
     found = []
     for each in state.engine.collections.states():
-        count = None
-        if each.fault is None:
-            with state.engine.collections.use(each.name) as served:
-                count = served.collection.count
-        found.append(CollectionListing(name=each.name, count=count, fault=each.fault))
+        count, fault = None, each.fault
+        if fault is None:
+            try:
+                with state.engine.collections.use(each.name) as served:
+                    count = served.collection.count
+            except UnknownCollectionError:  # deleted meanwhile
+                continue
+            except (CollectionUnavailableError, StoreError):
+                fault = "it cannot be read"
+        found.append(CollectionListing(name=each.name, count=count, fault=fault))
     return CollectionsAnswer(collections=found)
 
 

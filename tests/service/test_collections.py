@@ -46,6 +46,20 @@ def test_a_collection_from_first_to_last(fresh: httpx.Client, engine: Engine, tm
     assert fresh.put(SHOES).json()["schema"] == {"fields": {}, "required": []}  # nothing of the former one
 
 
+def test_a_broken_collection_is_listed_as_such(fresh: httpx.Client, tmp_path: Path) -> None:
+    for name in ("whole", "broken"):
+        fresh.put(f"/v1/collections/{name}")
+    (tmp_path / "store/collections/broken/catalogue.sqlite").write_bytes(b"no catalogue" * 1000)
+    listed = fresh.get("/v1/collections").json()["collections"]
+    assert [(each["name"], each["count"]) for each in listed] == [("whole", 0), ("broken", None)]
+    assert listed[1]["fault"] is not None
+    assert str(tmp_path) not in str(listed)
+    assert fresh.get("/v1/collections/broken").status_code == 503
+    assert fresh.put("/v1/collections/broken").status_code == 503
+    assert fresh.delete("/v1/collections/broken").status_code == 204
+    assert [each["name"] for each in fresh.get("/v1/collections").json()["collections"]] == ["whole"]
+
+
 def test_asking_again_changes_nothing(fresh: httpx.Client) -> None:
     assert fresh.put(SHOES, json=SETTINGS).status_code == 201
     assert fresh.put(SHOES, json=SETTINGS).status_code == 200
