@@ -27,6 +27,7 @@ COMMANDS = {
     "backend": ("index.backends.cli:backend", "The points in Milvus or PostgreSQL: copied, searched, compared."),
     "snapshot": ("index.snapshot_cli:snapshot", "A collection in one file: taken while it is served, restored whole."),
     "serve": ("service.cli:serve", "REST service and web page over a store."),
+    "doctor": ("service.cli:doctor", "What would keep a service from serving well, and what to do about it."),
 }
 
 
