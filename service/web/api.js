@@ -1,7 +1,6 @@
-// Talking to the service: keys, problems, photos that need a key.
+// Talking to the service: requests, problems, photos that need a key.
 
-const KEY = "lhier-key";
-let asking = null;
+import { askForKey, keyOf } from "./keys.js";
 
 /** An answer that was not success; `detail` is meant for people. */
 export class ProblemError extends Error {
@@ -11,53 +10,51 @@ export class ProblemError extends Error {
   }
 }
 
-export const hasKey = () => sessionStorage.getItem(KEY) !== null;
-
-async function request(path, options = {}) {
+async function send(path, options, key) {
   const headers = new Headers(options.headers);
-  const key = sessionStorage.getItem(KEY);
   if (key !== null) headers.set("X-API-Key", key);
-  let response;
   try {
-    response = await fetch(path, { ...options, headers });
+    return await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ProblemError(0, "unreachable", "The service cannot be reached. Is it still running?");
   }
+}
+
+async function request(path, options = {}) {
+  const key = keyOf("read");
+  const response = await send(path, options, key);
   if (response.status === 401) {
-    await askForKey(key);
+    await askForKey("read", key);
     return request(path, options);
   }
   if (response.ok) return response;
-  const problem = await response.json().catch(() => ({}));
-  throw new ProblemError(
-    response.status, problem.code ?? "error", problem.detail ?? `The service answered ${response.status}.`, problem.request_id,
-  );
+  throw await problemOf(response);
 }
 
-// Many requests may find the key missing at once: they share one dialog.
-function askForKey(refused) {
-  if (refused !== sessionStorage.getItem(KEY)) return Promise.resolve();
-  asking ??= new Promise((resolve) => {
-    const dialog = document.getElementById("key-dialog");
-    const field = document.getElementById("key");
-    if (refused !== null) document.getElementById("key-hint").textContent = "That key was not the right one. Try again.";
-    field.value = "";
-    dialog.oncancel = (event) => event.preventDefault();
-    dialog.onclose = () => {
-      sessionStorage.setItem(KEY, field.value);
-      asking = null;
-      resolve();
-    };
-    dialog.showModal();
-  });
-  return asking;
+/** A change: with the write key, which is asked for when the service wants one. Null when that was called off. */
+async function change(path, options) {
+  const key = keyOf("write");
+  const response = await send(path, options, key ?? keyOf("read"));
+  if (response.ok) return response;
+  const problem = await problemOf(response);
+  if (response.status !== 401 && problem.code !== "forbidden") throw problem;
+  return (await askForKey("write", key)) ? change(path, options) : null;
+}
+
+async function problemOf(response) {
+  const problem = await response.json().catch(() => ({}));
+  const detail = problem.detail ?? `The service answered ${response.status}.`;
+  return new ProblemError(response.status, problem.code ?? "error", detail, problem.request_id);
 }
 
 const json = async (path, options) => (await request(path, options)).json();
-const post = (path, body, signal) =>
-  json(path, { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" }, signal });
+const asJson = (body) => ({ body: JSON.stringify(body), headers: { "Content-Type": "application/json" } });
+const post = (path, body, signal) => json(path, { method: "POST", ...asJson(body), signal });
 const collectionPath = (name) => `/v1/collections/${encodeURIComponent(name)}`;
+const treePath = (name, rest) => `${collectionPath(name)}/hierarchy/${rest}`;
+const nodePath = (name, id) => treePath(name, `nodes/${encodeURIComponent(id)}`);
+const given = (options) => Object.entries(options).filter(([, value]) => value !== null && value !== undefined);
 
 export const info = () => json("/v1/info");
 
@@ -70,16 +67,38 @@ export const item = (collection, id, signal) => json(itemPath(collection, id), {
 export const randomItems = (collection, limit) =>
   post(`${collectionPath(collection)}/items/scroll`, { limit, order: "random" });
 
-export const searchItem = (collection, id, limit, signal) =>
-  post(`${collectionPath(collection)}/search`, { query: { item_id: id }, limit, include: ["path"] }, signal);
+/** A page of hits; `options` as the API has them, those that are null left out. */
+export const search = (collection, options, signal) =>
+  post(`${collectionPath(collection)}/search`, { ...Object.fromEntries(given(options)), include: ["path", "thumbnail"] }, signal);
 
-export function searchPhoto(collection, photo, limit, signal) {
+/** Points of photos, each a result of its own. */
+export function embed(files, signal) {
   const form = new FormData();
-  form.append("file", photo, photo.name || "photo");
-  form.append("limit", limit);
-  form.append("include", "path");
-  return json(`${collectionPath(collection)}/search`, { method: "POST", body: form, signal });
+  for (const file of files) form.append("file", file, file.name || "photo");
+  return json("/v1/embeddings", { method: "POST", body: form, signal });
 }
+
+export const nodes = (collection, options, signal) =>
+  json(treePath(collection, `nodes?${new URLSearchParams(given(options))}`), { signal });
+export const node = (collection, id, signal) => json(nodePath(collection, id), { signal });
+export const nodeItems = (collection, id, options, signal) =>
+  json(`${nodePath(collection, id)}/items?${new URLSearchParams(given(options))}`, { signal });
+export const projection = (collection, options, signal) =>
+  json(treePath(collection, `projection?${new URLSearchParams(given(options))}`), { signal });
+export const ancestors = (collection, query, signal) => post(treePath(collection, "ancestors"), { query }, signal);
+export const commonAncestor = (collection, queries, signal) =>
+  post(treePath(collection, "common-ancestor"), { queries }, signal);
+export const zoom = (collection, query, levels, limit, signal) =>
+  post(treePath(collection, "zoom"), { query, levels, limit }, signal);
+
+/** Name a node, or take its name away with null; null when it was called off. */
+export async function rename(collection, id, name) {
+  const response = await change(nodePath(collection, id), { method: "PATCH", ...asJson({ name }) });
+  return response && response.json();
+}
+
+/** A photo of the service as a blob. */
+export const blob = async (path, signal) => (await request(path, { signal })).blob();
 
 const observer = new IntersectionObserver((entries) => {
   for (const { isIntersecting, target } of entries) {
@@ -91,7 +110,7 @@ const observer = new IntersectionObserver((entries) => {
 
 async function fetchInto(image) {
   try {
-    const url = URL.createObjectURL(await (await request(image.dataset.path)).blob());
+    const url = URL.createObjectURL(await blob(image.dataset.path));
     image.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
     image.src = url;
   } catch {
@@ -103,7 +122,7 @@ async function fetchInto(image) {
 export function load(image, path) {
   image.loading = "lazy";
   image.decoding = "async";
-  if (!hasKey()) {
+  if (keyOf("read") === null) {
     image.src = path;
     return;
   }

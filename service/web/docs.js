@@ -1,6 +1,6 @@
 // The API, readable, from the service's own OpenAPI document.
 
-import { make } from "./view.js";
+import { make } from "./dom.js";
 
 const main = document.getElementById("docs");
 document.getElementById("try").textContent = `curl -F file=@photo.jpg -F limit=5 ${location.origin}/v1/search`;

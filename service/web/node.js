@@ -1,0 +1,116 @@
+// One node of the tree: its photos, what they are called, its name and how to change it, and ways on from it.
+
+import * as api from "./api.js";
+import { $, announce, button, counted, make, pathText, percent } from "./dom.js";
+import { showProblem } from "./problem.js";
+import { forgetAnswers, learnTitle } from "./search.js";
+import { itemLink, link } from "./session.js";
+import { addTiles, clearTiles, showWaiting, stamp } from "./tiles.js";
+
+const PAGE = 24;
+const LABELS = 8;
+
+export function hideNode() {
+  $("node").hidden = true;
+  $("node-hint").hidden = false;
+}
+
+/** Show a node as the API tells it; `renamed(node)` is called when a person gave it another name. */
+export async function showNode(node, collection, signal, renamed) {
+  learnTitle(node);
+  $("node").hidden = false;
+  $("node-hint").hidden = true;
+  document.title = `${node.title} · LHIER`;
+  showTitle(node, collection, renamed);
+  $("node-above").replaceChildren(...[...node.ancestors].reverse().map(({ id, title }) =>
+    make("li", {}, make("a", { href: link({ view: "tree", id, filters: {} }), textContent: title }))));
+  $("node-back").href = link({ view: "tree", filters: {} });
+  $("node-facts").textContent = [
+    counted(node.size, "photo", "photos"),
+    node.label.length ? `${percent(node.label_share)} ${pathText(node.label)}` : "no label that most of them share",
+    `radius ${node.radius.toFixed(2)}`,
+  ].join(" · ");
+  $("node-within").href = link({ view: "start", filters: { under: node.id } });
+  $("node-alike").href = link({ view: "node", id: node.id, filters: {} });
+  $("node-map").href = link({ view: "disk", id: node.parent === null ? "" : node.id, filters: {} });
+  showChildren(node.children);
+  showLabels(node);
+  if (getComputedStyle($("tree-pane")).display === "none") $("node-title").focus({ preventScroll: true });
+  announce(`${node.title}, ${counted(node.size, "photo", "photos")}`);
+  showWaiting($("node-items"), Math.min(PAGE, node.size));
+  await addItems(node, collection, null, signal);
+}
+
+function showTitle(node, collection, renamed) {
+  $("node-title").textContent = node.title;
+  $("rename").hidden = false;
+  $("rename-form").hidden = true;
+  const leave = () => {
+    $("rename-form").hidden = true;
+    $("rename").hidden = false;
+    $("rename").focus();
+  };
+  $("rename").onclick = () => {
+    $("rename-form").hidden = false;
+    $("rename").hidden = true;
+    $("name").value = node.name ?? "";
+    $("name").placeholder = node.name === null ? node.title : "";
+    $("name").focus();
+  };
+  $("rename-cancel").onclick = leave;
+  $("rename-form").onkeydown = ({ key }) => { if (key === "Escape") leave(); };
+  $("rename-form").onsubmit = async (event) => {
+    event.preventDefault();
+    try {
+      const answer = await api.rename(collection, node.id, $("name").value.trim() || null);
+      if (answer === null) return;
+      forgetAnswers();
+      learnTitle(answer);
+      renamed(answer);
+      showTitle(answer, collection, renamed);
+      leave();
+      announce(answer.name === null ? `Its name was taken away: ${answer.title}` : `Named ${answer.title}`);
+    } catch (error) {
+      showProblem(error);
+    }
+  };
+}
+
+function showChildren(children) {
+  $("node-children").replaceChildren(...children.map((child) => make("li", {},
+    make("a", { className: "card", href: link({ view: "tree", id: child.id, filters: {} }) },
+      make("span", { className: "mosaic" }, ...[0, 1, 2].map((i) => stamp(child.exemplars[i]))),
+      make("b", { textContent: child.title }), make("small", { textContent: counted(child.size, "photo", "photos") })))));
+  $("node-children-part").hidden = children.length === 0;
+}
+
+/** The most frequent labels of the most specific level that tells anything. */
+function showLabels({ labels, size }) {
+  const level = labels.find((counts) => counts.length > 1) ?? [];
+  $("node-labels-part").hidden = level.length === 0;
+  $("node-labels").replaceChildren(...level.slice(0, LABELS).map(({ label, count }) => {
+    const line = make("li", {}, make("span", { textContent: label.at(-1) }), make("small", { textContent: count.toLocaleString("en") }));
+    line.style.setProperty("--part", `${(100 * count) / size}%`);
+    return line;
+  }));
+}
+
+async function addItems(node, collection, cursor, signal) {
+  const page = await api.nodeItems(collection, node.id, { order: "nearest", limit: PAGE, cursor }, signal);
+  const list = $("node-items");
+  if (cursor === null) clearTiles(list);
+  const scale = { near: 0, far: cursor === null ? page.items.at(-1)?.distance ?? 0 : Number(list.dataset.far) };
+  list.dataset.far = scale.far;
+  const first = addTiles(list, page.items, itemLink, scale);
+  if (cursor !== null) first?.focus({ preventScroll: true });
+  const more = page.next_cursor === null ? [] : [button("More photos", async ({ target }) => {
+    target.disabled = true;
+    try {
+      await addItems(node, collection, page.next_cursor, signal);
+    } catch (error) {
+      if (error.name !== "AbortError") showProblem(error);
+      target.disabled = false;
+    }
+  })];
+  $("node-more").replaceChildren(...more);
+}
