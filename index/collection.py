@@ -355,7 +355,7 @@ class Collection:
                 _relative_image(item)
             if faults := self.schema.faults(item.metadata):
                 raise PointError(f"item {item.id!r}: metadata: {'; '.join(faults)}")
-        if photos and not self.uploads.exist:
+        if photos:  # each time, since a snapshot of before may have been restored
             self.catalogue.add_indexes([INDEX_OF_UPLOADS])
         with self._changing_photos([item.id for item in items], photos.values()), self._lock.write():
             put = self.catalogue.put(items)
