@@ -8,14 +8,9 @@ from pydantic import Field, model_validator
 from index.hierarchy.shape import MAX_CHILDREN, MIN_SIZE
 from service.jobs.store import Kind, State
 from service.schemas.common import Answer, Request
-from service.snapshots import NAME
 
 MAX_PAGE = 200
 NUMBER = r"^[0-9]{1,9}$"
-
-JobId = Annotated[str, Field(min_length=1, max_length=32)]
-Checksum = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$", description="SHA-256 of the whole file, in hex.")]
-SnapshotName = Annotated[str, Field(pattern=f"^{NAME}$", max_length=96)]
 
 
 class JobRequest(Request):
