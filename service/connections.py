@@ -170,7 +170,8 @@ class _LingeringTransport:
         self._protocol, self._transport = protocol, transport
 
     def write(self, data: bytes) -> None:
-        self._transport.write(data)
+        if not self._transport.is_closing():  # uvloop raises for what was cut off a moment ago
+            self._transport.write(data)
 
     def is_closing(self) -> bool:
         return self._transport.is_closing()
