@@ -80,13 +80,16 @@ def test_a_client_that_does_not_read(engine: Engine, with_settings: Change) -> N
 
 
 def test_two_hundred_slow_bodies_hold_no_place(engine: Engine, with_settings: Change) -> None:
-    with running_server(with_settings(limits={"in_flight": 2, "queued": 2}), engine) as url:
-        with ExitStack() as slow, httpx.Client(base_url=url, timeout=10) as client:
-            for _ in range(200):
-                slow.enter_context(connected(url, HEAD % (5000, b"") + b"{"))
-            for _ in range(5):
-                assert client.post("/v1/search", files={"file": PHOTO}).status_code == 200
-            assert client.get("/readyz").status_code == 200
+    with (
+        running_server(with_settings(limits={"in_flight": 2, "queued": 2}), engine) as url,
+        ExitStack() as slow,
+        httpx.Client(base_url=url, timeout=10) as client,
+    ):
+        for _ in range(200):
+            slow.enter_context(connected(url, HEAD % (5000, b"") + b"{"))
+        for _ in range(5):
+            assert client.post("/v1/search", files={"file": PHOTO}).status_code == 200
+        assert client.get("/readyz").status_code == 200
 
 
 def test_connections_are_bounded(engine: Engine, with_settings: Change) -> None:

@@ -1,5 +1,6 @@
 """Stopping: nobody who was let in is dropped, those who watch know at once, and it ends in time."""
 
+import asyncio
 import os
 import re
 import signal
@@ -9,16 +10,20 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Scope
 
 from service.app import create_app
 from service.engine import Engine
+from service.lifecycle import Lifecycle
+from service.middleware.event_streams import EventStreams
 from service.server import Server, bind
 from service.settings import Settings
 
@@ -189,3 +194,35 @@ def test_a_second_signal_stops_at_once(serve: Callable[..., "contextmanager[Proc
     while Path(f"/proc/{worker[1]}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{worker[1]}").exists()
+
+
+def test_event_streams_end_whole() -> None:
+    """A stream without an end of its own ends when the service drains, as a complete answer."""
+
+    async def go() -> list[Message]:
+        lifecycle, sent = Lifecycle(), list[Message]()
+
+        async def events() -> AsyncIterator[str]:
+            while True:
+                yield "data: tick\n\n"
+                await asyncio.sleep(0.01)
+
+        async def receive() -> Message:
+            await asyncio.sleep(60)  # the client neither says anything nor goes
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope: Scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}}
+        stream = EventStreams(StreamingResponse(events(), media_type="text/event-stream"), lifecycle)
+        streaming = asyncio.ensure_future(stream(scope, receive, send))
+        await asyncio.sleep(0.1)
+        assert not streaming.done()
+        lifecycle.drain()
+        await asyncio.wait_for(streaming, 1)
+        return sent
+
+    sent = asyncio.run(go())
+    assert sum(message.get("body") == b"data: tick\n\n" for message in sent) > 2
+    assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
