@@ -1,7 +1,7 @@
 // The map: what is fetched for it, its clock, its labels, and the card of what is chosen.
 
 import * as api from "./api.js";
-import { $, announce, counted, make, shortName } from "./dom.js";
+import { $, announce, counted, make, shortName, titleOf } from "./dom.js";
 import { listen, ZOOM } from "./disk_gestures.js";
 import { paint } from "./disk_painter.js";
 import { Photos } from "./disk_photos.js";
@@ -62,7 +62,7 @@ function setScene(found) {
   view.reset();
   motion = null;
   const [root] = found.nodes;
-  $("disk-title").textContent = root.parent === null && root.depth === 0 ? "Map" : root.title;
+  $("disk-title").textContent = root.parent === null && root.depth === 0 ? "Map" : titleOf(root);
   const shown = (drawnCount, all) => (drawnCount < all ? `${drawnCount.toLocaleString("en")} of ${all.toLocaleString("en")}` : all.toLocaleString("en"));
   $("disk-facts").textContent =
     `${shown(found.nodes.length, found.of_nodes)} groups and ${shown(found.items.length, found.of_items)} photos: the general in the centre, the specific at the rim`;
@@ -124,7 +124,8 @@ function placeLabels() {
 }
 
 function makeLabel(i) {
-  const { title, size } = scene.points[i];
+  const { size } = scene.points[i];
+  const title = scene.titles[i];
   const label = make("button", { type: "button", textContent: title });
   label.setAttribute("aria-label", `${title}, ${counted(size, "photo", "photos")}`);
   label.addEventListener("focus", () => {
@@ -155,8 +156,8 @@ function choose(i, words = null) {
   if (i < 0) return;
   const point = scene.points[i];
   const isNode = i < scene.numNodes;
-  const title = isNode ? point.title : shortName(point.id);
-  const below = isNode ? counted(point.size, "photo", "photos") : `in “${scene.points[scene.parents[i]].title}”`;
+  const title = isNode ? scene.titles[i] : shortName(point.id);
+  const below = isNode ? counted(point.size, "photo", "photos") : `in “${scene.titles[scene.parents[i]]}”`;
   const links = isNode
     ? [way("Show its photos", link({ view: "tree", id: point.id, filters: {} })),
       i > 0 ? way("Only this group", link({ view: "disk", id: point.id, filters: {} })) : null]

@@ -1,5 +1,6 @@
 // What is on the map and, for each view of it, where everything lies and what there is room for.
 
+import { titleOf } from "./dom.js";
 import { applyAll, discRadius } from "./disk_geometry.js";
 
 const ROOM = 0.2; // hyperbolic radius of a photo
@@ -15,6 +16,7 @@ export class Scene {
   constructor({ nodes, items }) {
     this.points = [...nodes, ...items];
     this.numNodes = nodes.length;
+    this.titles = nodes.map(titleOf);
     const count = this.points.length;
     const place = new Map(nodes.map(({ id }, i) => [id, i]));
     this.placeOf = place;
@@ -58,10 +60,11 @@ export class Scene {
 
   /** Photos by size, nodes before items, those on show before others: each where it hides none of the former. */
   #giveRoom({ width, height }, ready) {
-    const weight = (i) => this.radius[i] * (i < this.numNodes ? 1 : 0.92) * (this.shown[i] ? 1.18 : 1);
+    const first = (i) => i === this.pin || i === this.chosen || i === this.focused;
+    const weight = (i) => this.radius[i] * (i < this.numNodes ? 1 : 0.92) * (this.shown[i] ? 1.18 : 1) + (first(i) ? 1e4 : 0);
     const candidates = this.order.filter((i) => {
       const reach = this.radius[i];
-      return reach >= SMALLEST && this.thumbnail(i) !== null
+      return (reach >= SMALLEST || first(i)) && this.thumbnail(i) !== null
         && this.screenX[i] > -reach && this.screenX[i] < width + reach
         && this.screenY[i] > -reach && this.screenY[i] < height + reach;
     });
@@ -105,8 +108,8 @@ export class Scene {
     const found = [];
     for (const i of candidates) {
       if (found.length >= MOST_LABELS) break;
-      const half = measure(this.points[i].title) / 2 + 8;
-      const below = this.shown[i] ? this.radius[i] + 2 : 6;
+      const half = measure(this.titles[i]) / 2 + 8;
+      const below = this.shown[i] ? 0.66 * this.radius[i] : 6;
       const box = { i, left: this.screenX[i] - half, right: this.screenX[i] + half, top: this.screenY[i] + below, bottom: this.screenY[i] + below + 22 };
       const inside = box.left > 2 && box.right < width - 2 && box.top > 2 && box.bottom < height - 2;
       const forced = i === this.focused;
@@ -121,8 +124,8 @@ export class Scene {
   /** Whether a node's title says more than its parent's. */
   #isTelling(i) {
     const { title, name } = this.points[i];
-    if (i === this.focused || i === this.chosen || name !== null) return true;
-    if (title.startsWith("like ")) return false;
+    if (i === this.focused || i === this.chosen || i === this.pin || name !== null) return true;
+    if (i === 0 || title.startsWith("like ")) return false;
     const parent = this.parents[i];
     return parent < 0 || this.points[parent].title !== title;
   }
@@ -134,7 +137,7 @@ export class Scene {
       const y = this.screenY[j];
       const nearX = Math.max(box.left, Math.min(x, box.right));
       const nearY = Math.max(box.top, Math.min(y, box.bottom));
-      return Math.hypot(nearX - x, nearY - y) < 0.7 * this.radius[j];
+      return Math.hypot(nearX - x, nearY - y) < 0.6 * this.radius[j];
     });
   }
 

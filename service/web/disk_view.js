@@ -6,12 +6,14 @@
 import { apply, between, compose, distance, IDENTITY, inverse, translation } from "./disk_geometry.js";
 
 const FARTHEST = 4.2; // hyperbolic distance from the root that one may wander: the tree ends at 2.8
+const SMALLEST = 0.9; // of the magnification
 const LARGEST = 8;
+const BEGINNING = 1.1; // the tree ends within the rim: some of the rim may lie outside of the window
 const RIM = 0.995; // pointers outside of the disk pull at this much of it
 
 export class View {
   isometry = IDENTITY;
-  magnification = 1;
+  magnification = BEGINNING;
   width = 1;
   height = 1;
 
@@ -41,13 +43,13 @@ export class View {
   /** Magnify by `factor`, keeping what is under the pixel there. */
   zoom(factor, x = this.width / 2, y = this.height / 2) {
     const before = this.under(x, y);
-    this.magnification = Math.min(LARGEST, Math.max(1, this.magnification * factor));
+    this.magnification = Math.min(LARGEST, Math.max(SMALLEST, this.magnification * factor));
     this.drag(before, this.under(x, y));
   }
 
   reset() {
     this.isometry = IDENTITY;
-    this.magnification = 1;
+    this.magnification = BEGINNING;
   }
 
   /** The views on the way to having `point` (of the tree) in the centre, as a function of 0..1. */
@@ -69,7 +71,7 @@ export class View {
     return (share) => {
       const turn = { a: [Math.cos((-angle * share) / 2), Math.sin((-angle * share) / 2)], b: [0, 0] };
       this.isometry = compose(turn, compose(translation(place, between(place, [0, 0], share)), isometry));
-      this.magnification = magnification ** (1 - share);
+      this.magnification = magnification ** (1 - share) * BEGINNING ** share;
       if (share === 1) this.reset();
     };
   }

@@ -21,11 +21,21 @@ export const shortName = (id) => id.split("/").pop() || id;
 
 export const counted = (count, one, many) => `${count.toLocaleString("en")} ${count === 1 ? one : many}`;
 
-/** A share in 0..1 as people say it: never 100 % or 0 % where it is not. */
+/** A share in 0..1 as people say it: never 100 % or 0 % where it is not. Its spaces do not break. */
 export function percent(share) {
-  if (share > 0.99 && share < 1) return "> 99 %";
-  if (share > 0 && share < 0.01) return "< 1 %";
-  return `${Math.round(100 * share)} %`;
+  if (share > 0.99 && share < 1) return ">\u00a099\u00a0%";
+  if (share > 0 && share < 0.01) return "<\u00a01\u00a0%";
+  return `${Math.round(100 * share)}\u00a0%`;
+}
+
+/**
+ * A node's title as a heading. What a person called it stays; of what the service made up ("like Fruit/a.jpg",
+ * "mostly Apple", "everything"), an id is cut to its last part.
+ */
+export function titleOf({ title, name = null }) {
+  if (name !== null) return title;
+  if (title.startsWith("like ")) return `Like ${shortName(title.slice(5))}`;
+  return title === "everything" || title.startsWith("mostly ") ? capital(title) : title;
 }
 
 /** The first letter large, as at the beginning of a sentence. */

@@ -198,4 +198,6 @@ filters.listen(() => parse(location.hash).filters, (set) => {
   location.hash = link({ ...parse(location.hash), level: 0, filters: set });
 });
 
+// Where there is little room the photos come first.
+$("steps-part").open = matchMedia("(min-width: 821px)").matches;
 route();

@@ -1,7 +1,7 @@
 // One node of the tree: its photos, what they are called, its name and how to change it, and ways on from it.
 
 import * as api from "./api.js";
-import { $, announce, button, counted, make, pathText, percent } from "./dom.js";
+import { $, announce, button, counted, make, pathText, percent, titleOf } from "./dom.js";
 import { showProblem } from "./problem.js";
 import { forgetAnswers, learnTitle } from "./search.js";
 import { itemLink, link } from "./session.js";
@@ -10,20 +10,14 @@ import { addTiles, clearTiles, showWaiting, stamp } from "./tiles.js";
 const PAGE = 24;
 const LABELS = 8;
 
-export function hideNode() {
-  $("node").hidden = true;
-  $("node-hint").hidden = false;
-}
-
 /** Show a node as the API tells it; `renamed(node)` is called when a person gave it another name. */
 export async function showNode(node, collection, signal, renamed) {
   learnTitle(node);
   $("node").hidden = false;
-  $("node-hint").hidden = true;
-  document.title = `${node.title} · LHIER`;
+  document.title = `${titleOf(node)} · LHIER`;
   showTitle(node, collection, renamed);
-  $("node-above").replaceChildren(...[...node.ancestors].reverse().map(({ id, title }) =>
-    make("li", {}, make("a", { href: link({ view: "tree", id, filters: {} }), textContent: title }))));
+  $("node-above").replaceChildren(...[...node.ancestors].reverse().map((above) =>
+    make("li", {}, make("a", { href: link({ view: "tree", id: above.id, filters: {} }), textContent: titleOf(above) }))));
   $("node-back").href = link({ view: "tree", filters: {} });
   $("node-facts").textContent = [
     counted(node.size, "photo", "photos"),
@@ -35,14 +29,17 @@ export async function showNode(node, collection, signal, renamed) {
   $("node-map").href = link({ view: "disk", id: node.parent === null ? "" : node.id, filters: {} });
   showChildren(node.children);
   showLabels(node);
-  if (getComputedStyle($("tree-pane")).display === "none") $("node-title").focus({ preventScroll: true });
-  announce(`${node.title}, ${counted(node.size, "photo", "photos")}`);
+  if (isAlone()) $("node-title").focus({ preventScroll: true });
+  announce(`${titleOf(node)}, ${counted(node.size, "photo", "photos")}`);
   showWaiting($("node-items"), Math.min(PAGE, node.size));
   await addItems(node, collection, null, signal);
 }
 
+/** Whether there is room for the tree or the node, but not for both. */
+export const isAlone = () => matchMedia("(max-width: 820px)").matches;
+
 function showTitle(node, collection, renamed) {
-  $("node-title").textContent = node.title;
+  $("node-title").textContent = titleOf(node);
   $("rename").hidden = false;
   $("rename-form").hidden = true;
   const leave = () => {
@@ -54,7 +51,7 @@ function showTitle(node, collection, renamed) {
     $("rename-form").hidden = false;
     $("rename").hidden = true;
     $("name").value = node.name ?? "";
-    $("name").placeholder = node.name === null ? node.title : "";
+    $("name").placeholder = node.name === null ? titleOf(node) : "";
     $("name").focus();
   };
   $("rename-cancel").onclick = leave;
@@ -69,7 +66,7 @@ function showTitle(node, collection, renamed) {
       renamed(answer);
       showTitle(answer, collection, renamed);
       leave();
-      announce(answer.name === null ? `Its name was taken away: ${answer.title}` : `Named ${answer.title}`);
+      announce(answer.name === null ? `Its name was taken away: ${titleOf(answer)}` : `Named ${answer.title}`);
     } catch (error) {
       showProblem(error);
     }
@@ -80,7 +77,7 @@ function showChildren(children) {
   $("node-children").replaceChildren(...children.map((child) => make("li", {},
     make("a", { className: "card", href: link({ view: "tree", id: child.id, filters: {} }) },
       make("span", { className: "mosaic" }, ...[0, 1, 2].map((i) => stamp(child.exemplars[i]))),
-      make("b", { textContent: child.title }), make("small", { textContent: counted(child.size, "photo", "photos") })))));
+      make("b", { textContent: titleOf(child) }), make("small", { textContent: counted(child.size, "photo", "photos") })))));
   $("node-children-part").hidden = children.length === 0;
 }
 

@@ -1,6 +1,6 @@
 // Where a query belongs in the tree: nodes from general to specific with probabilities, where it stops and why.
 
-import { $, make, percent } from "./dom.js";
+import { $, make, percent, titleOf } from "./dom.js";
 import { link, NO_TREE } from "./session.js";
 
 const UNLIKE = 0.02; // share of the known photos below which something is told to be unlike anything here
@@ -47,7 +47,7 @@ export function showPath(place, path, common, zoomed) {
 
 function stepRow(step, place, level, isCurrent) {
   const share = make("span", { className: "share", textContent: percent(step.probability) });
-  const title = make("a", { href: link({ ...place, level }), textContent: step.title });
+  const title = make("a", { href: link({ ...place, level }), textContent: titleOf(step) });
   if (isCurrent) title.setAttribute("aria-current", "step");
   const row = make("li", {}, title, share);
   row.style.setProperty("--part", `${100 * step.probability}%`);
@@ -69,11 +69,11 @@ function stopWords(path, common) {
   const of = common ? "Their middle" : "The path";
   if (path.stopped_at === null) return `${of} ends in a smallest group.`;
   if (!path.next) return `${of} stops here.`;
-  return `${of} stops here: “${path.next.title}”, the next step, is only ${percent(path.next.probability)} likely.`;
+  return `${of} stops here: “${titleOf(path.next)}”, the next step, is only ${percent(path.next.probability)} likely.`;
 }
 
 function commonWords({ node, probability }) {
-  const where = make("a", { href: link({ view: "tree", id: node.id }), textContent: node.title });
+  const where = make("a", { href: link({ view: "tree", id: node.id }), textContent: titleOf(node) });
   return make("p", {}, "All of them belong to ", where, `: ${percent(probability)} likely.`);
 }
 
@@ -105,5 +105,5 @@ export function showBranches(place, { node, branches }) {
 
 function branchLink(branch) {
   return make("a", { className: "branch", href: link({ view: "tree", id: branch.id }) },
-    make("b", { textContent: branch.title }), make("span", { textContent: percent(branch.probability) }));
+    make("b", { textContent: titleOf(branch) }), make("span", { textContent: percent(branch.probability) }));
 }

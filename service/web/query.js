@@ -1,7 +1,7 @@
 // What is searched from: photos of this tab, a stored item, or a node. Its point, and how it is shown.
 
 import * as api from "./api.js";
-import { $, counted, make, pathText, shortName } from "./dom.js";
+import { $, counted, make, pathText, shortName, titleOf } from "./dom.js";
 import { centroid } from "./lorentz.js";
 import { session } from "./session.js";
 import { photo } from "./tiles.js";
@@ -42,6 +42,7 @@ async function embedAll(photos, signal) {
 /** The query beside its hits. What is known only later is filled in by `showFacts`. */
 export function showQuery(place) {
   const frame = $("query-frame");
+  $("add").hidden = place.view !== "photo";
   const kinds = { item: "From the collection", node: "The middle of a group" };
   $("query-kind").textContent = kinds[place.view] ?? "Your photo";
   $("query-facts").textContent = "";
@@ -71,8 +72,8 @@ export function showQuery(place) {
 export function showFacts(place, { radius, stored, node }) {
   if (stored?.path.length) $("query-title").textContent = pathText(stored.path);
   if (node) {
-    $("query-title").textContent = node.title;
-    photo($("query-frame"), node.exemplars[0]?.thumbnail ? `${node.exemplars[0].thumbnail}?size=640` : null, node.title);
+    $("query-title").textContent = titleOf(node);
+    photo($("query-frame"), node.exemplars[0]?.thumbnail ? `${node.exemplars[0].thumbnail}?size=640` : null, "");
   }
   const facts = [stored ? shortName(place.id) : null, node ? counted(node.size, "photo", "photos") : null];
   if (radius !== undefined) facts.push(`radius ${radius.toFixed(2)}`);

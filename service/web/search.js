@@ -1,7 +1,7 @@
 // A search: from the place in the address to the query, its path and its hits, page by page.
 
 import * as api from "./api.js";
-import { $, announce, button, counted } from "./dom.js";
+import { $, announce, button, counted, titleOf as spoken } from "./dom.js";
 import * as filters from "./filters.js";
 import { showBranches, showNoTree, showPath, showPathWaiting } from "./path.js";
 import { hideProblem, isRetriable, showProblem } from "./problem.js";
@@ -95,7 +95,7 @@ function showFrame(place) {
 }
 
 const titles = new Map();
-export const learnTitle = ({ id, title }) => titles.set(id, title);
+export const learnTitle = (node) => titles.set(node.id, spoken(node));
 const titleOf = (id) => titles.get(id) ?? null;
 
 function showFound(place, entry, signal) {
@@ -106,7 +106,7 @@ function showFound(place, entry, signal) {
   filters.learn(hits);
   $("zoomed").hidden = !zoomed;
   if (zoomed) {
-    $("results-title").textContent = zoomed.node.title;
+    $("results-title").textContent = spoken(zoomed.node);
     showBranches(place, zoomed);
   }
   if (place.filters.under && !titleOf(place.filters.under)) nameUnder(place, signal);

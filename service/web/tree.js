@@ -1,12 +1,13 @@
 // The tree as a list that opens and closes (the ARIA tree pattern), beside the node that is chosen.
 
 import * as api from "./api.js";
-import { $, announce, counted, make, percent } from "./dom.js";
-import { hideNode, showNode } from "./node.js";
+import { $, announce, counted, make, percent, titleOf } from "./dom.js";
+import { isAlone, showNode } from "./node.js";
 import { link, NO_TREE, session, treeOf } from "./session.js";
 import { stamp } from "./tiles.js";
 
 const CHILDREN = 200;
+const FEW = 3;
 const rows = new Map(); // id -> { node, item, parent, children: [id] or null }
 let drawn = null; // collection whose tree is in the page
 
@@ -22,15 +23,15 @@ export async function showTree(place, signal) {
   if (tree === null) return;
   if (drawn !== collection || !rows.has(tree.root.id)) await draw(tree, collection, signal);
   $("tree-panes").classList.toggle("has-node", place.id !== "");
-  if (!place.id) {
+  $("node").hidden = true;
+  if (!place.id && isAlone()) {
     choose(null);
-    hideNode();
     return;
   }
-  const told = await api.node(collection, place.id, signal);
+  const told = await api.node(collection, place.id || tree.root.id, signal);
   for (const { id } of [...told.ancestors].reverse()) await open(id, signal);
   choose(told.id);
-  await showNode(told, collection, signal, (renamed) => retitle(renamed));
+  await showNode(told, collection, signal, retitle);
 }
 
 async function draw({ tree, root }, collection, signal) {
@@ -43,10 +44,14 @@ async function draw({ tree, root }, collection, signal) {
   list.replaceChildren(row(root, null));
   reach(root.id);
   await open(root.id, signal);
+  // A tree that begins with few branches is opened a little farther.
+  const { children } = rows.get(root.id);
+  if (children?.length <= FEW) await Promise.all(children.map((id) => open(id, signal)));
 }
 
 function row(node, parent) {
-  const { id, title, size, num_children: branches } = node;
+  const { id, size, num_children: branches } = node;
+  const title = titleOf(node);
   const words = make("span", { className: "words" }, make("b", { textContent: title }), make("small", { textContent: facts(node) }));
   const chevron = make("span", { className: "chevron", ariaHidden: "true" });
   const stamps = make("span", { className: "stamps" }, ...node.exemplars.slice(0, 3).map((one) => stamp(one)));
@@ -132,8 +137,8 @@ function retitle(node) {
   const entry = rows.get(node.id);
   if (!entry) return;
   entry.node = { ...entry.node, title: node.title, name: node.name };
-  entry.item.setAttribute("aria-label", `${node.title}, ${counted(node.size, "photo", "photos")}`);
-  entry.item.querySelector(".words b").textContent = node.title;
+  entry.item.setAttribute("aria-label", `${titleOf(node)}, ${counted(node.size, "photo", "photos")}`);
+  entry.item.querySelector(".words b").textContent = titleOf(node);
 }
 
 /** Ids of the rows that can be seen, from top to bottom. */
