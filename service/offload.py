@@ -3,22 +3,25 @@
 import asyncio
 import contextvars
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hyperbolic.images import ImageError
+from service.batching import Batching
 from service.encoder.supervisor import PhotoFuture
 from service.engine import Engine
 from service.metrics import Metrics
 from service.settings import InferenceSettings, LimitSettings
 
+Value = TypeVar("Value")
 Result = TypeVar("Result")
 Note = Callable[[str, float], None]
 
 WRITERS = 4
+TOGETHER = 32  # searches in one scan
 
 
 class OffLoopEngine:
@@ -33,6 +36,7 @@ class OffLoopEngine:
         self._limits = limits
         self._readers = ThreadPoolExecutor(inference.decode_threads, thread_name_prefix="read")
         self._searchers = ThreadPoolExecutor(inference.decode_threads, thread_name_prefix="search")
+        self._together: Batching[Any, Any] = Batching(self._searchers, TOGETHER)
         # Commits go one by one, while others bring their photos to the disk. In threads of their own: they wait long.
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
 
@@ -71,6 +75,15 @@ class OffLoopEngine:
         """``work`` in one of the threads that search, so that there are never more of them at work than those."""
         return await self._timed(self._searchers, work, step, note)
 
+    async def compute_together(
+        self, kind: Hashable, value: Value, work: Callable[[Sequence[Value]], Sequence[Result]], step: str, note: Note
+    ) -> Result:
+        """:meth:`compute` of ``work`` on ``value``, together with what waits for work of the same ``kind``."""
+        started = time.perf_counter()
+        result: Result = await self._together(kind, value, work)
+        self._tell(step, time.perf_counter() - started, note)
+        return result
+
     async def write(self, work: Callable[[], Result], note: Note) -> Result:
         """``work``, which changes what is stored, in a thread; it runs to its end even if the caller is cancelled."""
         return await self._timed(self._writers, work, "write", note)
@@ -79,10 +92,12 @@ class OffLoopEngine:
         started = time.perf_counter()
         # With the caller's context: what is logged in the thread bears the id of its request.
         result = await asyncio.get_running_loop().run_in_executor(pool, contextvars.copy_context().run, work)
-        seconds = time.perf_counter() - started
+        self._tell(step, time.perf_counter() - started, note)
+        return result
+
+    def _tell(self, step: str, seconds: float, note: Note) -> None:
         self.metrics.step(step, seconds)
         note(step, seconds)
-        return result
 
     def close(self) -> None:
         """Let what runs end, start nothing more."""

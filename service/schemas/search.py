@@ -75,6 +75,12 @@ class SearchOptions(Request):
         ),
     ] = ("metadata", "path")
 
+    @property
+    def plain(self) -> bool:
+        """Whether nothing but ``limit`` and ``include`` was asked for, and what costs a search no more than itself."""
+        asked = (self.cursor, self.filter, self.max_distance, self.group_by, self.group_level)
+        return all(each is None for each in asked) and not self.exact and "specificity" not in self.include
+
     @model_validator(mode="after")
     def _one_grouping(self) -> Self:
         if self.group_by is not None and self.group_level is not None:
