@@ -105,6 +105,11 @@ class Table:
             route = PROTECTED + UNMATCHED if path.startswith(PROTECTED) else UNMATCHED
         return operation_of(method, route, None)
 
+    def described(self, method: str, route: str) -> Operation:
+        """The operation of a template, as the OpenAPI document writes it. Raises ``StopIteration`` for none."""
+        row = next(row for row in self._rows if row.route == route and method in row.methods)
+        return operation_of(method, route, row.endpoint)
+
 
 def _routes(router: APIRouter) -> Iterable[APIRoute]:
     return (route for route in router.routes if isinstance(route, APIRoute))

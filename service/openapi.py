@@ -13,8 +13,13 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.access import Table
 from service.schemas.common import ProblemAnswer
 
+KEYS = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "The read key, or the write key."},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same, in another header."},
+}
 SCHEMAS = "#/components/schemas/{model}"
 
 
@@ -32,6 +37,7 @@ def complete(app: FastAPI, modules: Iterable[ModuleType]) -> None:
     for module in modules:
         models += getattr(module, "BODY_MODELS", ())
     generate = app.openapi
+    table = Table(modules)
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -45,6 +51,12 @@ def complete(app: FastAPI, modules: Iterable[ModuleType]) -> None:
             for operation in operations(document):
                 if "HTTPValidationError" in json.dumps(operation["responses"].get("422", "")):
                     del operation["responses"]["422"]
+            document["components"]["securitySchemes"] = KEYS
+            for path, methods in document["paths"].items():
+                for method, operation in methods.items():
+                    # Which key, where keys are set; the layers around the application ask the same table.
+                    operation["x-key"] = table.described(method.upper(), path).key
+                    operation["security"] = [] if operation["x-key"] == "open" else [{name: []} for name in KEYS]
         assert app.openapi_schema is not None  # noqa: S101 - set by generate()
         return app.openapi_schema
 
