@@ -1,4 +1,4 @@
-"""Load on an HTTP server over plain sockets: a fixed number of clients, or a fixed rate whatever comes back.
+"""Load on an HTTP server over plain sockets: clients that each ask again as soon as they have their answer.
 
 Every request is bytes made beforehand, so that the client takes as little of the machine as it can.
 """
@@ -133,27 +133,6 @@ def closed_loop(url: str, requests: Sequence[bytes], clients: int, seconds: floa
         connection.close()
 
     _run(answers, [threading.Thread(target=client) for _ in range(clients)])
-    return answers
-
-
-def open_loop(url: str, requests: Sequence[bytes], rate: float, seconds: float, connections: int = 512) -> Answers:
-    """``rate`` requests a second for ``seconds``, however long the answers take; timed from when each was due.
-
-    Each is sent by the next free of ``connections`` clients.
-    """
-    answers, lock, turn = Answers(), threading.Lock(), itertools.count()
-    start = time.perf_counter()
-
-    def client() -> None:
-        connection = Connection(url)
-        while (number := next(turn)) < rate * seconds:
-            due = start + number / rate
-            if (early := due - time.perf_counter()) > 0:
-                time.sleep(early)
-            _note(answers, lock, connection, requests[number % len(requests)], due)
-        connection.close()
-
-    _run(answers, [threading.Thread(target=client) for _ in range(connections)])
     return answers
 
 

@@ -23,6 +23,11 @@ from benchmarks.chapters import (
     hierarchy_scale,
     metric_learning,
     search,
+    serving,
+    serving_kills,
+    serving_overload,
+    serving_slow_clients,
+    serving_soak,
     training_step,
 )
 from benchmarks.chapters.shared import provenance
@@ -48,6 +53,11 @@ CHAPTERS: dict[str, ModuleType] = {
     "embed": embed,
     "evaluation": evaluation,
     "search": search,
+    "serving": serving,
+    "serving_overload": serving_overload,
+    "serving_slow_clients": serving_slow_clients,
+    "serving_soak": serving_soak,
+    "serving_kills": serving_kills,
 }
 
 
