@@ -5,7 +5,7 @@ import { $, announce, button, counted, make, pathText, percent, titleOf } from "
 import { showProblem } from "./problem.js";
 import { forgetAnswers, learnTitle } from "./search.js";
 import { itemLink, link } from "./session.js";
-import { addTiles, clearTiles, showWaiting, stamp } from "./tiles.js";
+import { addTiles, clearTiles, scaleOf, showWaiting, stamp } from "./tiles.js";
 
 const PAGE = 24;
 const LABELS = 8;
@@ -92,18 +92,17 @@ function showLabels({ labels, size }) {
   }));
 }
 
-async function addItems(node, collection, cursor, signal) {
+/** Append the page of items that `cursor` leads to; `scale`: that of the bars, from the second page on. */
+async function addItems(node, collection, cursor, signal, scale = null) {
   const page = await api.nodeItems(collection, node.id, { order: "nearest", limit: PAGE, cursor }, signal);
   const list = $("node-items");
   if (cursor === null) clearTiles(list);
-  const scale = { near: 0, far: cursor === null ? page.items.at(-1)?.distance ?? 0 : Number(list.dataset.far) };
-  list.dataset.far = scale.far;
-  const first = addTiles(list, page.items, itemLink, scale);
+  const first = addTiles(list, page.items, itemLink, scale ?? scaleOf(page.items));
   if (cursor !== null) first?.focus({ preventScroll: true });
   const more = page.next_cursor === null ? [] : [button("More photos", async ({ target }) => {
     target.disabled = true;
     try {
-      await addItems(node, collection, page.next_cursor, signal);
+      await addItems(node, collection, page.next_cursor, signal, scale ?? scaleOf(page.items));
     } catch (error) {
       if (error.name !== "AbortError") showProblem(error);
       target.disabled = false;

@@ -28,10 +28,12 @@ export function showPath(place, path, common, zoomed) {
   $("path-title").textContent = common ? "What they have in common" : "Where it belongs";
   $("common").replaceChildren(...(common ? [commonWords(common)] : []));
   showLabels(common ? common.labels : path.labels, path.next_label);
+  const wasInSteps = $("steps").contains(document.activeElement);
   $("steps").replaceChildren(
     ...levels.map((step, i) => stepRow(step, place, levels.length - 1 - i, step.id === current)),
     ...(zoomed && !levels.some(({ id }) => id === current) ? [stepRow(zoomed.node, place, place.level, true)] : []),
   );
+  if (wasInSteps) $("steps").querySelector("[aria-current]")?.focus();
   $("stop").textContent = stopWords(path, common);
   const unlike = path.in_distribution < UNLIKE;
   $("unlike").hidden = !unlike;

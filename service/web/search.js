@@ -11,6 +11,7 @@ import { addTiles, clearTiles, scaleOf, showConsensus, showEmpty, showWaiting } 
 
 const REMEMBERED = 40;
 const SLOW_MS = 2500;
+let queried = null; // view and id of the query on show
 const answers = new Map(); // address -> { found, path, scroll }: going back shows at once what was there
 
 export const forgetAnswers = () => answers.clear();
@@ -32,20 +33,23 @@ export async function showSearch(place, address, signal, cancel) {
   document.title = `${title} · LHIER`;
   showFrame(place);
   const before = answers.get(address);
+  const name = `${session.collection} ${place.view} ${place.id}`;
+  const isSame = name === queried; // another level, page size or filter: its path stays, and so does the focus in it
+  queried = name;
+  if (!isSame) showPathWaiting();
   if (!before) {
     $("consensus").hidden = true;
     $("zoomed").hidden = true;
-    showPathWaiting();
     showWaiting($("hits"), place.limit);
     announce("Searching");
-    window.scrollTo({ top: 0 });
+    if (!isSame) window.scrollTo({ top: 0 });
   }
   const found = before?.found ?? await slowly(ask(place, signal), signal, cancel);
   if (!before) remember(address, { found, path: null, scroll: 0 });
   const entry = answers.get(address);
   showFound(place, entry, signal);
-  $("results-title").focus({ preventScroll: true });
-  if (before) window.scrollTo({ top: before.scroll });
+  if (!$("path").contains(document.activeElement)) $("results-title").focus({ preventScroll: true });
+  if (before && !isSame) window.scrollTo({ top: before.scroll });
   entry.path ??= await pathOf(place, found, signal);
   if (signal.aborted) return;
   showWhere(place, entry, title);

@@ -66,7 +66,7 @@ def _disk(page: "Page") -> None:
 def _marked(page: "Page", photo: Path) -> None:
     _search(page, (photo,))
     _disk(page)
-    page.focus("#disk-labels button:not([hidden]) >> nth=3")
+    page.focus("#disk-labels button:not([hidden]) >> nth=0")
     page.keyboard.press("Enter")
     page.wait_for_timeout(2 * PAUSE_MS)
 
