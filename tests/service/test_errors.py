@@ -249,7 +249,7 @@ def test_a_crash_is_a_problem_without_its_secrets(
     from service.app import create_app
 
     monkeypatch.setattr(engine, "scroll", lambda *_: 1 / 0)
-    with TestClient(create_app(engine, with_settings())) as client:
+    with TestClient(create_app(engine, with_settings()), base_url="http://localhost") as client:
         response = client.post("/v1/collections/default/items/scroll", json={}, headers={"X-Request-ID": "my-id.7"})
     content = problem(response, 500, "internal_error")
     assert content["request_id"] == "my-id.7"
