@@ -75,7 +75,9 @@ def test_tree_is_walked_with_the_keyboard(
     assert focused(page) != branch
 
 
-def test_a_node_shows_what_the_api_tells(open_page: Callable[..., "Page"], woods: str, woods_client: httpx.Client) -> None:
+def test_a_node_shows_what_the_api_tells(
+    open_page: Callable[..., "Page"], woods: str, woods_client: httpx.Client
+) -> None:
     nodes = tree_of(woods_client)
     deepest = max(nodes.values(), key=lambda node: node["depth"])
     told = woods_client.get(f"{NODES}/{deepest['id']}").json()

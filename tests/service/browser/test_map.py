@@ -1,6 +1,5 @@
 """The map: its geometry against known values, and what a person does to it."""
 
-import json
 import math
 import random
 from collections.abc import Callable
@@ -64,14 +63,20 @@ def test_distances_and_isometries(open_page: Callable[..., "Page"]) -> None:
     }""", pairs, list(pairwise(some_points(101, 3, 1.5))))  # fmt: skip
     kept = [exact_distance(z, w) for z, w in moved["points"]]
     assert max(abs(one - other) for one, other in zip(kept, expected, strict=True)) <= 1e-9
-    apart = [exact_distance(z, home) for pair, homes in zip(pairs, moved["home"], strict=True) for z, home in zip(pair, homes, strict=True)]
+    apart = [
+        exact_distance(z, home)
+        for pair, homes in zip(pairs, moved["home"], strict=True)
+        for z, home in zip(pair, homes, strict=True)
+    ]
     assert max(apart) <= 1e-9
 
 
 def test_translation_goes_along_the_geodesic(open_page: Callable[..., "Page"]) -> None:
     page = open_page("/docs")
     froms, tos = some_points(50, 5, 2.0), some_points(50, 6, 2.0)
-    images = ask(page, "(pairs) => pairs.map(([z, w]) => g.apply(g.translation(z, w), z))", list(zip(froms, tos, strict=True)))
+    images = ask(
+        page, "(pairs) => pairs.map(([z, w]) => g.apply(g.translation(z, w), z))", list(zip(froms, tos, strict=True))
+    )
     assert max(exact_distance(image, to) for image, to in zip(images, tos, strict=True)) <= 1e-9
     # tanh(1/2) -> the centre takes the centre to -tanh(1/2), by hand: m(z) = (z - a) / (1 - a z).
     a = math.tanh(0.5)
@@ -87,7 +92,9 @@ def test_translation_goes_along_the_geodesic(open_page: Callable[..., "Page"]) -
         return [...x].map((value, i) => [value, y[i]]);
     }""", xs, ys, tos[0])  # fmt: skip
     singly = ask(page, "(zs, to) => zs.map((z) => g.apply(g.translation([0.3, -0.2], to), z))", froms, tos[0])
-    assert [value for point in at_once for value in point] == pytest.approx([value for point in singly for value in point], abs=1e-12)
+    assert [value for point in at_once for value in point] == pytest.approx(
+        [value for point in singly for value in point], abs=1e-12
+    )
 
 
 def test_edges_are_geodesics(open_page: Callable[..., "Page"]) -> None:
@@ -119,8 +126,12 @@ def test_centroid_without_a_tree(open_page: Callable[..., "Page"], woods: str, w
     c = woods_client.get("/v1/info").json()["c"]
     queries = [{"embedding": [0.1 * i, -0.2, *[0.05 * i] * 14]} for i in range(1, 4)]
     body = {"queries": queries}
-    told = woods_client.post("/v1/collections/default/hierarchy/common-ancestor", json=body).json()["centre"]["embedding"]
-    assert ask(page, "(x, c) => lorentz.centroid(x, c)", [q["embedding"] for q in queries], c) == pytest.approx(told, abs=1e-6)
+    told = woods_client.post("/v1/collections/default/hierarchy/common-ancestor", json=body).json()["centre"][
+        "embedding"
+    ]
+    assert ask(page, "(x, c) => lorentz.centroid(x, c)", [q["embedding"] for q in queries], c) == pytest.approx(
+        told, abs=1e-6
+    )
 
 
 def open_map(open_page: Callable[..., "Page"], woods: str, place: str = "/#disk=", **options: Any) -> "Page":
@@ -226,7 +237,7 @@ def test_what_is_dragged_stays_under_the_pointer(open_page: Callable[..., "Page"
         const away = g.distance(g.apply(g.inverse(view.isometry), [0, 0]), [0, 0]);
         const turned = view.home();
         turned(1);
-        return { dragged, zoomed, centred, away, home: [...view.isometry.a, ...view.isometry.b], size: view.magnification };
+        return { dragged, zoomed, centred, away, home: [...view.isometry.a, ...view.isometry.b] };
     }""")
     assert found["dragged"] < 1e-6
     assert found["zoomed"] < 1e-6
@@ -259,7 +270,8 @@ def test_nodes_are_reached_with_tab_and_centred_with_enter(
     until(page, "new URLSearchParams(location.hash.slice(1)).get('disk') !== ''")
     node = page.evaluate("new URLSearchParams(location.hash.slice(1)).get('disk')")
     told = woods_client.get(PROJECTION.format("grove"), params={"node": node}).json()
-    until(page, f"document.getElementById('disk-facts').textContent.startsWith('{told['of_nodes']} groups and {told['of_items']} photos')")
+    facts = f"{told['of_nodes']} groups and {told['of_items']} photos"
+    until(page, f"document.getElementById('disk-facts').textContent.startsWith({facts!r})")
     page.click("#disk-list")
     page.wait_for_selector("#node-items[aria-busy=false] .tile")
 
@@ -283,6 +295,46 @@ def test_photos_are_drawn_and_the_query_is_marked(open_page: Callable[..., "Page
     until(page, "new URLSearchParams(location.hash.slice(1)).get('item') === 'Fruit'")
 
 
+FRAMES = """async (projection) => {
+    const { View } = await import("/web/disk_view.js");
+    const { Scene } = await import("/web/disk_scene.js");
+    const { paint } = await import("/web/disk_painter.js");
+    const canvas = Object.assign(document.createElement("canvas"), { width: 1280, height: 800 });
+    const context = canvas.getContext("2d");
+    const [view, scene] = [new View(), new Scene(projection)];
+    view.resize(1280, 800);
+    const inks = { disk: "#fff", rim: "#ccc", muted: "#888", accent: "#000", branches: Array(12).fill("#0f766e") };
+    const took = [];
+    for (let i = 0; i < 60; i += 1) {
+        const start = performance.now();
+        view.drag([0, 0], [0.02 * Math.cos(i / 9), 0.02 * Math.sin(i / 9)]);
+        scene.arrange(view, () => true);
+        scene.fade(16, () => true, false);
+        paint(context, scene, view, () => canvas, inks);
+        scene.labels(view, (text) => 7 * text.length);
+        took.push(performance.now() - start);
+    }
+    return took.sort((one, other) => one - other)[30];
+}"""
+
+
+def test_1500_points_are_painted_within_a_frame(open_page: Callable[..., "Page"]) -> None:
+    """60 frames a second leave 16.7 ms; the bound is of the script alone, as its median over a drag."""
+    places = some_points(1500, 9, 2.8)
+    link = {"id": "photo", "thumbnail": "/photo"}
+    nodes = [
+        {"id": f"n{i}", "title": f"Node {i}", "name": None, "parent": f"n{(i - 1) // 4}" if i else None, "x": x, "y": y,
+         "size": 9, "branch": i % 12, "exemplar": link}
+        for i, (x, y) in enumerate(places[:300])
+    ]  # fmt: skip
+    items = [
+        {**link, "id": f"i{i}", "parent": f"n{i % 300}", "x": x, "y": y, "branch": i % 12}
+        for i, (x, y) in enumerate(places[300:])
+    ]
+    page = open_page("/docs")
+    assert page.evaluate(FRAMES, {"nodes": nodes, "items": items}) < 16.7
+
+
 def test_map_on_a_phone_is_touched(open_page: Callable[..., "Page"], woods: str) -> None:
     page = open_map(open_page, woods, viewport={"width": 375, "height": 812}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 375
@@ -291,8 +343,9 @@ def test_map_on_a_phone_is_touched(open_page: Callable[..., "Page"], woods: str)
         const stage = document.getElementById("stage");
         stage.setPointerCapture = () => {};  // these pointers are none of the browser's
         const { left, top, width, height } = stage.getBoundingClientRect();
-        const at = (id, kind, offset) => stage.dispatchEvent(new PointerEvent(kind, { pointerId: id, bubbles: true, button: 0,
-            clientX: left + width / 2 + offset, clientY: top + height / 2 }));
+        const [x, y] = [left + width / 2, top + height / 2];
+        const at = (pointerId, kind, offset) => stage.dispatchEvent(
+            new PointerEvent(kind, { pointerId, bubbles: true, button: 0, clientX: x + offset, clientY: y }));
         at(7, "pointerdown", -30);
         at(8, "pointerdown", 30);
         at(8, "pointermove", 30 + spread);
@@ -302,4 +355,4 @@ def test_map_on_a_phone_is_touched(open_page: Callable[..., "Page"], woods: str)
     }"""
     page.evaluate(pinched, 50)
     assert settled(page) != before
-    assert json.loads(page.evaluate("JSON.stringify(document.getElementById('problem').hidden)"))
+    assert page.is_hidden("#problem")
