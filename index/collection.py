@@ -464,6 +464,7 @@ class Collection:
             changes = catalogue.changes()
             index = LorentzIndex.build(changes.space, changes.rows, self.c, **read_request(self.folder))
             generations = self.folder / "generations"
+            catalogue.require_current()  # else the folder of a deleted collection would be made again
             name = write_generation(generations, index, catalogue, changes.sequence)
             index = read_generation(generations / name, catalogue).index  # its exact points stay in their file
         index.use(self._device)

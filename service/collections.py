@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from index.collection import Collection, collection_folder, list_collections
-from index.errors import CollectionExistsError, ModelMismatchError, StoreError
+from index.errors import (
+    CatalogueError,
+    CollectionExistsError,
+    CollectionNotFoundError,
+    ModelMismatchError,
+    SnapshotError,
+    StoreError,
+)
 from index.files import sync, workspace
 from index.gpu import Device
 from index.matching import Matching
@@ -22,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_COLLECTION = "default"
 RETRY_S = 10.0  # between attempts at opening a broken collection
+CLOSE_S = 5.0  # that the end of the service waits for rebuilds: what one has made so far is made anew
+_SUSPICIOUS = (CatalogueError, SnapshotError, CollectionNotFoundError)  # not what a request can be at fault for
 
 
 class UnknownCollectionError(LookupError):
@@ -63,6 +72,7 @@ class _Entry:
     fault: str | None = None
     tried: float = field(default=float("-inf"))
     suspected: bool = False
+    opening: threading.Lock = field(default_factory=threading.Lock)  # one at a time: the last to open opens the latest
 
 
 class Collections:
@@ -84,7 +94,8 @@ class Collections:
         self.store = store
         self.model_hash = model_hash
         self._image_root, self._device = image_root, device
-        self._lock = threading.RLock()
+        self._lock = threading.RLock()  # also taken on the event loop: nothing that takes long happens under it
+        self._closing: list[threading.Thread] = []
         self._changing = threading.Lock()  # creating, deleting and restoring go one by one
         self._entries = {name: _Entry(name) for name in dict.fromkeys(names) or list_collections(store)}
         delete_orphans(store, list_collections(store))
@@ -113,21 +124,22 @@ class Collections:
             return [State(entry.name, entry.fault) for entry in self._entries.values()]
 
     @contextmanager
-    def use(self, name: str | None = None) -> Iterator[Served]:
+    def use(self, name: str | None = None, *, opening: bool = True) -> Iterator[Served]:
         """A collection for as long as the block lasts, even if it is deleted or replaced meanwhile.
 
-        Raises :class:`UnknownCollectionError`, and :class:`CollectionUnavailableError` for a broken one.
+        Not ``opening``: as it is, for callers that must not wait and have called :meth:`reopen` before. Raises
+        :class:`UnknownCollectionError`, and :class:`CollectionUnavailableError` for a broken one.
         """
+        if opening:
+            self.reopen(name)
         served = self._lease(name)
         try:
             yield served
-        except StoreError:
+        except _SUSPICIOUS:
             self.suspect(served.collection.name)
             raise
         finally:
-            with self._lock:
-                served.users -= 1
-                self._close_if_unused(served)
+            self._release(served)
 
     def get(self, name: str | None = None) -> Collection:
         """A collection that the caller knows to stay. Raises as :meth:`use` does."""
@@ -146,12 +158,21 @@ class Collections:
             return
         with self._lock:
             entry = self._entry(name)
-            unsound = entry.suspected and entry.opened is not None and not _is_sound(entry.opened.collection)
-            entry.suspected = False
-            if entry.opened is not None and not unsound:
+            opened, suspected, entry.suspected = entry.opened, entry.suspected, False
+            if opened is None:
+                entry.tried = time.monotonic()  # by this caller alone
+            elif not suspected:
                 return
-            entry.tried = time.monotonic()  # by this caller alone
-        self._try_to_open(entry)  # without the lock: it may take long, and the other collections serve on
+            else:
+                opened.users += 1
+        # Without the lock: both may take long, and the other collections serve on.
+        if opened is not None:
+            try:
+                if _is_sound(opened.collection):
+                    return
+            finally:
+                self._release(opened)
+        self._open_instead(entry, opened)
 
     def suspect(self, name: str) -> None:
         """Something went wrong in a collection: look at its next use whether it must be opened anew."""
@@ -192,7 +213,10 @@ class Collections:
             self._put(name)
 
     def delete(self, name: str) -> None:
-        """Delete a collection with everything in it; those who use it end first. :class:`UnknownCollectionError`."""
+        """Delete a collection with everything in it. Whoever reads it reads on; writes that have not committed fail.
+
+        Raises :class:`UnknownCollectionError`.
+        """
         with self._changing:
             with self._lock:
                 entry = self._entry(name)
@@ -216,13 +240,19 @@ class Collections:
             self._put(name)
 
     def close(self) -> None:
-        """Close every collection that nobody uses, and the others when their last user has gone."""
+        """Close every collection that nobody uses, and the others when their last user has gone.
+
+        Waits a moment for rebuilds that are running.
+        """
         with self._lock:
             for entry in self._entries.values():
                 self._retire(entry)
+            closing = list(self._closing)
+        deadline = time.monotonic() + CLOSE_S
+        for thread in closing:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _lease(self, name: str | None) -> Served:
-        self.reopen(name)
         with self._lock:
             entry = self._entry(name)
             if entry.opened is None:
@@ -231,6 +261,11 @@ class Collections:
                 )
             entry.opened.users += 1
             return entry.opened
+
+    def _release(self, served: Served) -> None:
+        with self._lock:
+            served.users -= 1
+            self._close_if_unused(served)
 
     def _entry(self, name: str | None) -> _Entry:
         wanted = self.default if name is None else name
@@ -247,8 +282,18 @@ class Collections:
         if (error := self._try_to_open(entry)) is not None:
             raise error
 
+    def _open_instead(self, entry: _Entry, opened: Served | None) -> None:
+        """:meth:`_try_to_open`, unless another has put something in place of what was ``opened``."""
+        with entry.opening:
+            if entry.opened is opened:
+                self._open(entry)
+
     def _try_to_open(self, entry: _Entry) -> StoreError | None:
         """Open what lies in the store; until it is, requests go on with what was open before."""
+        with entry.opening:
+            return self._open(entry)
+
+    def _open(self, entry: _Entry) -> StoreError | None:
         try:
             collection = Collection.open(
                 self.store, entry.name, model_hash=self.model_hash, image_root=self._image_root, device=self._device
@@ -264,8 +309,8 @@ class Collections:
             if self._entries.get(entry.name) is entry:
                 self._retire(entry)
                 entry.opened, entry.fault = Served(collection, ServedTree(collection)), None
-            else:  # deleted meanwhile
-                collection.close()
+                return None
+        collection.close()  # deleted meanwhile
         return None
 
     def _retire(self, entry: _Entry) -> None:
@@ -275,9 +320,14 @@ class Collections:
             self._close_if_unused(opened)
 
     def _close_if_unused(self, opened: Served) -> None:
+        """The caller holds the lock, and may be the event loop; closing waits for a rebuild."""
         if opened.retired and not opened.users:
             opened.users = -1  # once
-            opened.collection.close()
+            self._closing = [thread for thread in self._closing if thread.is_alive()]
+            name = f"close-{opened.collection.name}"
+            thread = threading.Thread(target=opened.collection.close, name=name, daemon=True)
+            thread.start()
+            self._closing.append(thread)
 
 
 def _is_sound(collection: Collection) -> bool:

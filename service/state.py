@@ -52,7 +52,7 @@ async def _leased(state: State, collection: CollectionName) -> AsyncIterator[Ser
     collections, name = state.engine.collections, unquote(collection)
     if collections.needs_opening(name):
         await run_in_threadpool(collections.reopen, name)
-    with collections.use(name) as served:
+    with collections.use(name, opening=False) as served:
         yield served
 
 

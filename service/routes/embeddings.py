@@ -121,7 +121,7 @@ async def _tree(state: ServiceState, name: str | None) -> AsyncIterator[TreeView
     collections = state.engine.collections
     if collections.needs_opening(name):
         await run_in_threadpool(collections.reopen, name)
-    with collections.use(name) as served:
+    with collections.use(name, opening=False) as served:
         view = await loaded(served.tree) if served.tree.exists else None
         yield view if view is not None and view.can_answer else None
 
