@@ -422,7 +422,7 @@ def soak(
         rows.append({"what": "memory", "minute": minutes, "resident_bytes": running.resident_bytes()})
         rows.append(row("searches and others", seen, 60 * minutes))
         rows.append({"what": "summary", "growth_per_10_minutes": growth(rows, warm_up)})
-        click.echo(f"growth_per_10_minutes={rows[-1]['growth_per_10_minutes']:.4%}")
+        click.echo(f"growth_per_10_minutes={rows[-1]['growth_per_10_minutes']}")
         return rows
 
     with tempfile.TemporaryDirectory() as folder:
@@ -432,14 +432,16 @@ def soak(
     click.echo(write_result("serving_soak", out, {"minutes": minutes, "warm_up": warm_up, "runtime": runtime}, rows))
 
 
-def growth(rows: list[dict[str, Any]], warm_up: float) -> float:
-    """Slope of resident memory after ``warm_up`` minutes, by least squares, as a share of its mean per 10 minutes."""
+def growth(rows: list[dict[str, Any]], warm_up: float) -> float | None:
+    """Slope of resident memory after ``warm_up`` minutes, by least squares, as a share of its mean per 10 minutes;
+    None where that are fewer than three measurements."""
     points = [(each["minute"], each["resident_bytes"]) for each in rows if each["what"] == "memory"]
-    late = [point for point in points if point[0] >= warm_up] or points
+    late = [point for point in points if point[0] >= warm_up]
+    if len(late) < 3:
+        return None
     mean_x, mean_y = (sum(values) / len(late) for values in zip(*late, strict=True))
     spread = sum((x - mean_x) ** 2 for x, _ in late)
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in late) / spread if spread else 0.0
-    return 10 * slope / mean_y
+    return float(10 * sum((x - mean_x) * (y - mean_y) for x, y in late) / spread / mean_y)
 
 
 if __name__ == "__main__":
