@@ -117,7 +117,7 @@ class Form:
         if b"filename" in options:
             self.part.filename = options[b"filename"].decode("utf-8", "replace")
             if sum(part.is_file for part in self.parts) >= self._max_files:
-                raise Problem(413, "too_many_images", f"at most {self._max_files} photos fit into one request")
+                raise Problem(413, "too_many_images", f"at most {self._max_files} photo(s) fit into one request")
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
         """Some of its content."""

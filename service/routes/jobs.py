@@ -58,7 +58,7 @@ _BODY: dict[str, Any] = {
         },
     }
 }
-BODY_MODELS = (JobRequest,)
+BODY_MODELS = (JobRequest, JobError)
 
 
 def answer(job: Job) -> JobAnswer:
