@@ -28,7 +28,7 @@ from service.jobs.store import Job, State, TooManyJobsError, new_job_id
 from service.problems import Problem, invalid_fields
 from service.routes.collections import problems
 from service.routes.downloads import download
-from service.schemas.jobs import MAX_PAGE, NUMBER, JobAnswer, JobRequest, JobsAnswer, UploadJobRequest
+from service.schemas.jobs import MAX_PAGE, NUMBER, JobAnswer, JobError, JobRequest, JobsAnswer, UploadJobRequest
 from service.state import CollectionName, ServiceState
 from service.state import State as Service
 
