@@ -19,6 +19,7 @@ from index.errors import (
     SnapshotError,
 )
 from index.files import new_folder, sha256, sync, workspace
+from index.foreign import require_own_items, require_own_schema
 from index.lorentz_index import LorentzIndex
 from index.metadata import SCHEMA_FILE
 from index.plan import REQUEST_FILE, read_request
@@ -112,8 +113,9 @@ def restore_snapshot(
 
     `model_hash`: refuse points of any other model (:class:`ModelMismatchError`). `image_root`: where the photos lie
     now. `checksum`: the SHA-256 of the whole file. `trusted=False`, for a file from somebody else: its index is not
-    read but built anew from its points, since FAISS is no parser for hostile files, and the places it names on disk
-    are forgotten for those of the collection it replaces.
+    read but built anew from its points, since FAISS is no parser for hostile files, its catalogue must be one that
+    could have been written here (:mod:`index.foreign`), and the places it names on disk are forgotten for those of the
+    collection it replaces.
     """
     manifest = read_manifest(path)
     name = manifest.collection if name is None else name
@@ -129,7 +131,11 @@ def restore_snapshot(
     with new_folder(folder, replace=replace) as temporary:
         if unpack(path, temporary, checksum=checksum, indexed=trusted) != manifest:
             raise SnapshotError(f"{path} was replaced while it was read")
+        if not trusted:
+            require_own_schema(temporary / CATALOGUE)
         with Catalogue.open(temporary / CATALOGUE, model_hash=manifest.model_hash) as catalogue:
+            if not trusted:
+                require_own_items(catalogue)
             _check_catalogue(path, manifest, catalogue)
             kept = _Places(None, catalogue.image_root, catalogue.checkpoint) if trusted else replaced
             catalogue.relocate(

@@ -30,7 +30,7 @@ APPLICATION_ID = 0x4C484945  # "LHIE", so that any other SQLite file is told apa
 MAX_ID_LENGTH = 1024
 PAGE = 5000  # rows fetched at a time
 
-_SCHEMA = """
+SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE items (
     row INTEGER PRIMARY KEY AUTOINCREMENT,  -- a deleted row's number is never given again
@@ -135,7 +135,7 @@ class Catalogue:
         connection = _connect(path)
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; {_SCHEMA}")
+            connection.executescript(f"BEGIN; PRAGMA application_id = {APPLICATION_ID}; {SCHEMA}")
             connection.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("sequence", "0")])
             connection.execute("COMMIT")
         except BaseException:
@@ -208,7 +208,7 @@ class Catalogue:
         """:meth:`upsert`, telling which were there before."""
         if not items:
             return []
-        ids = [_valid_id(item.id) for item in items]
+        ids = [valid_id(item.id) for item in items]
         if len(set(ids)) != len(ids):
             twice = [id_ for id_, times in Counter(ids).items() if times > 1]
             raise PointError(f"expected each id once in a write, got {some(twice)} more than once")
@@ -507,7 +507,8 @@ def _connected(path: Path, *, frozen: bool = False, alone: bool = False) -> sqli
     return connection
 
 
-def _valid_id(item_id: str) -> str:
+def valid_id(item_id: str) -> str:
+    """The id, if it can be one. Raises :class:`PointError`."""
     if not isinstance(item_id, str) or not 1 <= len(item_id) <= MAX_ID_LENGTH or "\0" in item_id:
         raise PointError(f"expected an id of 1 to {MAX_ID_LENGTH} characters, got {item_id!r:.80}")
     try:
