@@ -24,7 +24,7 @@ const widths = new Map();
 const buttons = new Map(); // number of a node -> its label's button
 let scene = null;
 let inks = null;
-let drawn = null; // { collection, id } of the scene
+let drawn = ""; // what the scene shows: collection, node, version of the tree
 let frame = 0;
 let last = 0;
 let motion = null; // { step, begun }: a view on its way
@@ -40,12 +40,12 @@ export async function showDisk(place, signal) {
   $("disk-whole").hidden = tree === null;
   if (tree === null) return;
   $("disk-list").href = link({ view: "tree", id: place.id, filters: {} });
-  if (drawn?.collection !== collection || drawn.id !== place.id) {
+  const wanted = `${collection} ${place.id} ${session.treeVersion}`;
+  if (drawn !== wanted) {
     stage.setAttribute("aria-busy", "true");
-    const found = await api.projection(collection, { node: place.id || null, nodes: NODES, items: ITEMS }, signal);
-    setScene(found);
-    drawn = { collection, id: place.id };
-    stage.removeAttribute("aria-busy");
+    const asked = { node: place.id || null, nodes: NODES, items: ITEMS };
+    setScene(await api.projection(collection, asked, signal).finally(() => stage.removeAttribute("aria-busy")));
+    drawn = wanted;
   }
   const { placed } = session;
   if (placed?.collection === collection) scene.mark(placed);

@@ -98,10 +98,10 @@ export class Scene {
     return changing;
   }
 
-  /** Labels of nodes that hide neither each other nor photos of other nodes: `[{ i, x, y }]`; `measure(text)` in px. */
+  /** Labels of nodes that hide neither each other nor larger photos of other nodes: `[{ i, x, y }]`; `measure(text)` in px. */
   labels({ width, height }, measure) {
     const rank = (i) => (i === this.focused || i === this.pin ? 1e6 : 0) + (this.labelled.has(i) ? 1.25 : 1) * this.radius[i];
-    const candidates = this.order.slice(0, this.numNodes).filter((i) => this.radius[i] > 8 && this.#isTelling(i));
+    const candidates = this.order.slice(0, this.numNodes).filter((i) => i === this.focused || (this.radius[i] > 8 && this.#isTelling(i)));
     const ranks = new Map(candidates.map((i) => [i, rank(i)]));
     candidates.sort((i, j) => ranks.get(j) - ranks.get(i));
     const boxes = [];
@@ -132,7 +132,7 @@ export class Scene {
 
   #coversPhoto(box) {
     return this.taken.some((j) => {
-      if (j === box.i || this.radius[j] < 14) return false;
+      if (j === box.i || this.radius[j] < Math.max(14, 0.85 * this.radius[box.i])) return false;
       const x = this.screenX[j];
       const y = this.screenY[j];
       const nearX = Math.max(box.left, Math.min(x, box.right));

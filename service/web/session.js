@@ -8,6 +8,7 @@ export const session = {
   collection: null, // name
   here: address.parse(""), // the place on show
   photos: new Map(), // number -> { file, url, embedding }: they stay in this tab
+  treeVersion: 0, // grows when what was drawn of a tree is not so any more
   placed: null, // where the last query belongs in the tree: { collection, title, nodes: [id], item, image }
 };
 
@@ -54,6 +55,12 @@ export function treeOf(collection) {
     trees.set(collection, asked);
   }
   return trees.get(collection);
+}
+
+/** A node was named, or the tree was built anew: what was drawn of it is drawn again when it is next shown. */
+export function treeChanged() {
+  trees.clear();
+  session.treeVersion += 1;
 }
 
 export const NO_TREE =

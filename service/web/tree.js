@@ -3,13 +3,14 @@
 import * as api from "./api.js";
 import { $, announce, counted, make, percent, titleOf } from "./dom.js";
 import { isAlone, showNode } from "./node.js";
-import { link, NO_TREE, session, treeOf } from "./session.js";
+import { link, NO_TREE, session, treeChanged, treeOf } from "./session.js";
 import { stamp } from "./tiles.js";
 
 const CHILDREN = 200;
 const FEW = 3;
 const rows = new Map(); // id -> { node, item, parent, children: [id] or null }
 let drawn = null; // collection whose tree is in the page
+let version = -1; // of the tree that is
 
 /** Show the tree, opened down to the node that the address names, if it names one. */
 export async function showTree(place, signal) {
@@ -21,14 +22,17 @@ export async function showTree(place, signal) {
   $("tree-none").textContent = NO_TREE;
   $("tree-panes").hidden = tree === null;
   if (tree === null) return;
-  if (drawn !== collection || !rows.has(tree.root.id)) await draw(tree, collection, signal);
+  if (drawn !== collection || version !== session.treeVersion) await draw(tree, collection, signal);
   $("tree-panes").classList.toggle("has-node", place.id !== "");
   $("node").hidden = true;
   if (!place.id && isAlone()) {
     choose(null);
     return;
   }
-  const told = await api.node(collection, place.id || tree.root.id, signal);
+  const told = await api.node(collection, place.id || tree.root.id, signal).catch((error) => {
+    if (error.code === "node_not_found") treeChanged();
+    throw error;
+  });
   for (const { id } of [...told.ancestors].reverse()) await open(id, signal);
   choose(told.id);
   await showNode(told, collection, signal, retitle);
@@ -37,6 +41,7 @@ export async function showTree(place, signal) {
 async function draw({ tree, root }, collection, signal) {
   rows.clear();
   drawn = collection;
+  version = session.treeVersion;
   $("tree-facts").textContent =
     `${counted(tree.items, "photo", "photos")} in ${counted(tree.nodes, "group", "groups")}, ${counted(tree.depth, "level", "levels")} deep`
     + (tree.changed ? ` · ${tree.changed.toLocaleString("en")} changed since it was built` : "");
@@ -134,6 +139,8 @@ function choose(id) {
 }
 
 function retitle(node) {
+  treeChanged();
+  version = session.treeVersion; // here the new title is all there is to it
   const entry = rows.get(node.id);
   if (!entry) return;
   entry.node = { ...entry.node, title: node.title, name: node.name };

@@ -153,6 +153,15 @@ def test_renamed_in_place_with_the_write_key(
             assert reader.get(f"{NODES}/{chosen}").json()["name"] is None
 
 
+def test_a_node_that_is_gone_is_told(open_page: Callable[..., "Page"], woods: str) -> None:
+    page = open_page("/#tree=nothing", base=woods)
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "This group is not there any more." in text(page, "#problem")
+    page.click("#nav-tree")
+    page.wait_for_selector("#node-items[aria-busy=false] .tile")
+    assert page.is_hidden("#problem")
+
+
 def test_searching_within_a_node(open_page: Callable[..., "Page"], woods: str, woods_client: httpx.Client) -> None:
     nodes = tree_of(woods_client)
     (root,) = children_of(nodes, None)

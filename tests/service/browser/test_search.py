@@ -305,6 +305,26 @@ def test_a_slow_search_is_told_and_can_be_cancelled(open_page: Callable[..., "Pa
     assert shown(page) == by_item(client, item)
 
 
+def test_a_page_of_a_collection_that_has_changed_is_searched_anew(
+    open_page: Callable[..., "Page"], client: httpx.Client
+) -> None:
+    page = open_page("/#item=Fruit&limit=12")
+    expected = by_item(client, "Fruit", 12)
+    assert shown(page) == expected
+    problem = {"status": 410, "code": "stale_cursor", "detail": "the collection has changed"}
+    page.route("**/search", lambda route: route.fulfill(
+        status=410, content_type="application/problem+json", body=json.dumps(problem)))  # fmt: skip
+    page.click("#more")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert len(shown(page)) == 12
+    page.unroute("**/search")
+    page.click("#problem button >> text=Try again")
+    page.wait_for_selector("#problem", state="hidden")
+    assert shown_in_time(page, expected) == expected
+    page.click("#more")
+    until(page, "document.querySelectorAll('#hits .tile').length === 23")  # all but the item itself
+
+
 def test_problems_of_the_service_are_told_as_it_tells_them(
     open_page: Callable[..., "Page"], client: httpx.Client
 ) -> None:
