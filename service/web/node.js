@@ -40,16 +40,18 @@ export const isAlone = () => matchMedia("(max-width: 820px)").matches;
 
 function showTitle(node, collection, renamed) {
   $("node-title").textContent = titleOf(node);
-  $("rename").hidden = false;
-  $("rename-form").hidden = true;
+  const edit = (isEdited) => {
+    $("rename-form").hidden = !isEdited;
+    $("rename").hidden = isEdited;
+    $("node-title").hidden = isEdited;
+  };
+  edit(false);
   const leave = () => {
-    $("rename-form").hidden = true;
-    $("rename").hidden = false;
+    edit(false);
     $("rename").focus();
   };
   $("rename").onclick = () => {
-    $("rename-form").hidden = false;
-    $("rename").hidden = true;
+    edit(true);
     $("name").value = node.name ?? "";
     $("name").placeholder = node.name === null ? titleOf(node) : "";
     $("name").focus();

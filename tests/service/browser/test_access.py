@@ -134,6 +134,8 @@ def test_axe_finds_nothing_serious_without_a_tree_and_in_the_docs(open_page: Cal
     page.goto("/docs")
     page.wait_for_selector(".operation")
     assert_accessible(page)
+    page.set_viewport_size({"width": 375, "height": 812})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 375
 
 
 def test_axe_finds_nothing_serious_where_a_key_is_asked_for(
