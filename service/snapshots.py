@@ -89,16 +89,17 @@ class Snapshots:
     def incoming(self, collection: str) -> Iterator[Path]:
         """A folder to make a snapshot in, gone when the block ends. ``CollectionNameError`` for no name of one."""
         folder = self._folder(collection)
-        make_folder(folder)
         temporary = folder / f"{_INCOMING}{uuid.uuid4().hex}"
-        temporary.mkdir()
+        while not temporary.exists():
+            make_folder(folder)
+            with suppress(FileNotFoundError):  # another that ended has just taken the empty folder away
+                temporary.mkdir()
         try:
             yield temporary
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            if not any(folder.iterdir()):
-                with suppress(OSError):  # another has come
-                    folder.rmdir()
+            with suppress(OSError):  # there are others in it
+                folder.rmdir()
 
     def keep(self, made: Path, collection: str, checksum: str, name: str) -> Stored:
         """Move a whole snapshot in among the others, as ``name`` (:func:`name_of`)."""

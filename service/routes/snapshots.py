@@ -1,8 +1,11 @@
 """Snapshots of a collection: taken, listed, fetched, sent from elsewhere, restored."""
 
+import asyncio
 import base64
 import re
 import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -93,8 +96,7 @@ async def _upload(
             "unsupported_media_type",
             f"expected the snapshot as application/x-tar or multipart/form-data, got {content_type or 'no type':.80}",
         )
-    snapshots = _snapshots(state)
-    with snapshots.incoming(name) as folder:
+    async with _off_loop(_snapshots(state).incoming(name)) as folder:
         upload = await state.jobs.uploads.receive(request, folder / "upload.tar")
         if upload.fields:
             raise Problem(
@@ -168,6 +170,17 @@ def restore_snapshot(state: State, collection: CollectionName, name: Name, respo
     if stored.manifest.model_hash != state.engine.model.model_hash:
         raise _other_model(stored.manifest.model_hash, state.engine.model.model_hash)
     return accepted(response, _restore(state, unquote(collection), stored))
+
+
+@asynccontextmanager
+async def _off_loop(incoming: AbstractContextManager[Path]) -> AsyncIterator[Path]:
+    """The folder of :meth:`Snapshots.incoming`, made and deleted in threads: a few gigabytes take their time."""
+    folder = await run_in_threadpool(incoming.__enter__)
+    try:
+        yield folder
+    finally:
+        deleting = asyncio.get_running_loop().run_in_executor(None, incoming.__exit__, None, None, None)
+        await asyncio.shield(deleting)  # also where the client has gone
 
 
 def _require_ready(state: ServiceState, name: str) -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import threading
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 
 from index.backup import create_snapshot
 from index.collection import Collection
+from index.files import make_folder
 from index.snapshot_file import read_manifest
 from service.engine import Engine
+from service.snapshots import Snapshots
 
 from .job_requests import ids, photo, start, tarred, wait
 
@@ -241,3 +244,33 @@ def test_kept_snapshot_that_was_changed_is_not_restored(c: httpx.Client, tmp_pat
 def test_taken_through_jobs_too(c: httpx.Client) -> None:
     ended = wait(c, start(c, "snapshot"))
     assert c.get(ended["result"]).status_code == 200
+
+
+def test_what_came_is_deleted_off_the_event_loop(c: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    delete, threads = shutil.rmtree, list[str]()
+
+    def noted(path: Path, **options: Any) -> None:
+        threads.append(threading.current_thread().name)
+        delete(path, **options)
+
+    monkeypatch.setattr("service.snapshots.shutil.rmtree", noted)
+    assert c.put(UPLOAD, content=b"no snapshot", headers=TAR).status_code == 422
+    assert threads  # else it does not come by here any more
+    assert "server" not in threads  # where the loop of these tests runs
+
+
+def test_an_upload_that_ends_does_not_take_the_folder_from_one_that_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshots, made = Snapshots(tmp_path), list[Path]()
+
+    def taken_away(folder: Path) -> None:
+        make_folder(folder)
+        if not made:
+            folder.rmdir()
+        made.append(folder)
+
+    monkeypatch.setattr("service.snapshots.make_folder", taken_away)
+    with snapshots.incoming("c") as folder:
+        assert folder.is_dir()
+    assert not folder.parent.exists()
