@@ -4,6 +4,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
 
+from index.errors import StoreError
+from service.collections import CollectionUnavailableError, UnknownCollectionError
 from service.collections import State as CollectionState
 from service.schemas.common import MAX_LIMIT
 from service.schemas.info import CollectionInfo, Info, Limits
@@ -33,13 +35,22 @@ def info(state: State) -> Info:
         c=model.c,
         limits=Limits(hits=MAX_LIMIT, **state.settings.limits.model_dump()),
         default_collection=state.engine.collections.default,
-        collections=[_collection_info(state, each) for each in state.engine.collections.states()],
+        collections=[
+            found for each in state.engine.collections.states() if (found := _collection_info(state, each)) is not None
+        ],
     )
 
 
-def _collection_info(state: ServiceState, each: CollectionState) -> CollectionInfo:
-    if each.fault is not None:
-        return CollectionInfo(name=each.name, fault=each.fault)
-    with state.engine.collections.use(each.name) as served:
-        collection = served.collection
-        return CollectionInfo(name=each.name, count=collection.count, generation=collection.generation)
+def _collection_info(state: ServiceState, each: CollectionState) -> CollectionInfo | None:
+    """How a collection stands, be it broken; None for one that was deleted meanwhile."""
+    fault = each.fault
+    if fault is None:
+        try:
+            with state.engine.collections.use(each.name) as served:
+                collection = served.collection
+                return CollectionInfo(name=each.name, count=collection.count, generation=collection.generation)
+        except UnknownCollectionError:
+            return None
+        except (CollectionUnavailableError, StoreError):
+            fault = "it cannot be read"
+    return CollectionInfo(name=each.name, fault=fault)

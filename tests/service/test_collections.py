@@ -216,3 +216,14 @@ def test_a_schema_goes_with_the_snapshot(tmp_path: Path) -> None:
         assert path is not None
         assert path.read_bytes() == encoded(draw(1))  # no snapshot has photos, and restoring one leaves them alone
         assert Uploads(uploads_folder(restored.folder)).exist
+
+
+def test_what_runs_here_is_told_in_spite_of_a_collection_that_just_broke(fresh: httpx.Client, tmp_path: Path) -> None:
+    for name in ("whole", "broken"):
+        fresh.put(f"/v1/collections/{name}")
+    (tmp_path / "store/collections/broken/catalogue.sqlite").write_bytes(b"no catalogue" * 1000)
+    told = fresh.get("/v1/info")
+    assert told.status_code == 200
+    stands = {each["name"]: each.get("fault") for each in told.json()["collections"]}
+    assert stands["whole"] is None
+    assert stands["broken"] is not None
