@@ -12,6 +12,8 @@ from PIL import Image
 from hyperbolic.images import ImageError, read_image
 
 QUALITY = 85
+AT_ONCE = 4
+"""Photos that are decoded at once: each may take 200 MB, and there are ten times as many threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Thumbnails:
         self._bytes = 0
         self._kept: OrderedDict[str, Thumbnail] = OrderedDict()
         self._lock = threading.Lock()
+        self._making = threading.BoundedSemaphore(AT_ONCE)
 
     def get(self, path: Path, side: int) -> Thumbnail:
         """The photo at ``path``, upright, within ``side`` x ``side`` pixels (never enlarged).
@@ -51,10 +54,12 @@ class Thumbnails:
             if etag in self._kept:
                 self._kept.move_to_end(etag)
                 return self._kept[etag]
-        image = read_image(path)
-        image.thumbnail((side, side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+        with self._making:
+            # A large JPEG is decoded at a fraction of its size, with enough pixels left to be sharp.
+            image = read_image(path, draft_side=2 * side)
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            image.save(buffer, "JPEG", quality=QUALITY, optimize=True)
         thumbnail = Thumbnail(buffer.getvalue(), etag)
         self._keep(thumbnail)
         return thumbnail

@@ -2,9 +2,13 @@
 
 import io
 import shutil
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -12,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hyperbolic.images import read_image
 from index.catalogue import Item
 from index.collection import Collection
+from service import thumbnails
 from service.collections import Collections
 from service.engine import Engine
 from service.server import running_server
@@ -216,3 +222,32 @@ def test_every_reference_of_the_openapi_document_resolves(client: httpx.Client) 
     assert {reference.removeprefix("#/components/schemas/") for reference in found} <= set(schemas)
     content = document["paths"]["/v1/search"]["post"]["requestBody"]["content"]
     assert set(content) == {"application/json", "multipart/form-data"}
+
+
+def test_few_thumbnails_are_made_at_once_and_of_fractions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, sizes, running, most = threading.Lock(), list[tuple[int, int]](), 0, 0
+    read = read_image
+
+    def noted(path: Path, **options: Any) -> Image.Image:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        image = read(path, **options)
+        time.sleep(0.05)
+        with lock:
+            running -= 1
+            sizes.append(image.size)
+        return image
+
+    monkeypatch.setattr(thumbnails, "read_image", noted)
+    paths = [tmp_path / f"{number}.jpg" for number in range(3 * thumbnails.AT_ONCE)]
+    photo = encoded(draw(1, (1600, 1200)), "JPEG")
+    for path in paths:
+        path.write_bytes(photo)
+    cache = thumbnails.Thumbnails(1_000_000)
+    with ThreadPoolExecutor(len(paths)) as pool:
+        made = list(pool.map(lambda path: cache.get(path, 160), paths))
+    assert most == thumbnails.AT_ONCE
+    assert max(width for width, _ in sizes) <= 1600 // 2  # a quarter of the memory, or less
+    assert Image.open(io.BytesIO(made[0].data)).size == (160, 120)
