@@ -7,6 +7,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -44,7 +45,7 @@ def remade(snapshot: Path, change: Change) -> Path:
     connection.close()
     files["catalogue.sqlite"] = path.read_bytes()
     manifest = read_manifest(snapshot)
-    opened = {name: io.BytesIO(files[name]) for name in manifest.files}
+    opened: dict[str, IO[bytes]] = {name: io.BytesIO(files[name]) for name in manifest.files}
     manifest.files.update({name: measured(file) for name, file in opened.items()})
     write_snapshot(made, manifest, opened, moment=0)
     return made
