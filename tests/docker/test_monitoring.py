@@ -46,13 +46,10 @@ def test_every_alert_has_its_section_in_the_runbook() -> None:
     assert sections == {rule["alert"].lower() for rule in alerts()}
 
 
-def test_thresholds_lie_below_the_limits_they_warn_of() -> None:
+def test_the_disks_threshold_lies_above_the_limit_it_warns_of() -> None:
     settings = Settings(checkpoint=Path("c"), store=Path("s"))
     last = {rule["alert"]: rule["expr"].split()[-1] for rule in alerts()}
-    queue, disk = float(last["LhierQueueNearlyFull"]), float(last["LhierDiskNearlyFull"])
-    places = settings.limits.in_flight + settings.limits.queued
-    assert settings.limits.in_flight < queue < places
-    assert disk > 2 * settings.quotas.free_disk_bytes
+    assert float(last["LhierDiskNearlyFull"]) > 2 * settings.quotas.free_disk_bytes
 
 
 def test_grafana_finds_its_data_source_and_its_dashboards() -> None:
