@@ -53,7 +53,7 @@ export function showChips(list, filters, linkWith, titleOf) {
   list.hidden = chips.length === 0;
 }
 
-/** Put what is set into the form, and offer the labels and fields seen in `items`. */
+/** Put what is set into the form. */
 export function fill(filters) {
   for (const name of FILTERS) if (name !== "under") $(`filter-${name}`).value = filters[name];
   if (!filters.op) $("filter-op").value = "is";

@@ -182,7 +182,6 @@ function showWhere(place, { found, path: told }, title) {
     title: $("query-title").textContent || title,
     nodes: told.path.nodes.map(({ id }) => id),
     item: place.view === "item" ? place.id : null,
-    address: location.hash,
   };
 }
 
