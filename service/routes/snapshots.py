@@ -169,6 +169,7 @@ def restore_snapshot(state: State, collection: CollectionName, name: Name, respo
         raise Problem(422, "snapshot_damaged", f"the snapshot {stored.name} is damaged: take another")
     if stored.manifest.model_hash != state.engine.model.model_hash:
         raise _other_model(stored.manifest.model_hash, state.engine.model.model_hash)
+    _require_allowed(state, unquote(collection))
     return accepted(response, _restore(state, unquote(collection), stored))
 
 
@@ -188,11 +189,17 @@ def _require_ready(state: ServiceState, name: str) -> None:
         collection_folder(state.settings.store, name)
     except CollectionNameError as error:
         raise Problem(422, "invalid_name", str(error)) from error
-    if name not in state.engine.collections.names():
-        allowed = state.settings.quotas.collections
-        if len(state.engine.collections.names()) >= allowed:
-            raise Problem(507, "quota_exceeded", f"there are {allowed} collections, no more are allowed: delete one")
+    _require_allowed(state, name)
     require_room(state.jobs, state.settings.jobs.waiting)
+
+
+def _require_allowed(state: ServiceState, name: str) -> None:
+    """Whether there may be a collection of that name, once the snapshot of one is restored."""
+    there, allowed = state.engine.collections.names(), state.settings.quotas.collections
+    if name not in there and len(there) >= allowed:
+        raise Problem(
+            507, "too_many_collections", f"there are {len(there)} collections, no more are allowed: delete one"
+        )
 
 
 def _keep_and_restore(state: ServiceState, name: str, path: Path, found: str, checksum: str | None) -> Job:

@@ -7,6 +7,7 @@ import json
 import shutil
 import tarfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from index.backup import create_snapshot
 from index.collection import Collection
 from index.files import make_folder
 from index.snapshot_file import read_manifest
+from service.collections import Collections
 from service.engine import Engine
+from service.server import running_server
+from service.settings import Settings
 from service.snapshots import Snapshots
 
 from .job_requests import ids, photo, start, tarred, wait
@@ -274,3 +278,27 @@ def test_an_upload_that_ends_does_not_take_the_folder_from_one_that_begins(
     with snapshots.incoming("c") as folder:
         assert folder.is_dir()
     assert not folder.parent.exists()
+
+
+def test_no_more_collections_are_restored_than_are_allowed(
+    engine: Engine, with_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    registry = Collections(tmp_path, engine.model.model_hash)
+    settings = with_settings(store=tmp_path, quotas={"collections": 1})
+    with (
+        running_server(settings, Engine(engine.encoder, registry)) as url,
+        httpx.Client(base_url=url, timeout=30) as client,
+    ):
+        client.put("/v1/collections/c").raise_for_status()
+        stored = take(client)
+        file = client.get(f"{SNAPSHOTS}/{stored['name']}").content
+        client.delete("/v1/collections/c").raise_for_status()
+        client.put("/v1/collections/other").raise_for_status()
+        for refused in (
+            client.post(f"{SNAPSHOTS}/{stored['name']}/restore"),
+            client.put(UPLOAD, content=file, headers=TAR),
+        ):
+            assert (refused.status_code, refused.json()["code"]) == (507, "too_many_collections")
+        client.delete("/v1/collections/other").raise_for_status()
+        assert wait(client, client.post(f"{SNAPSHOTS}/{stored['name']}/restore").json())["state"] == "done"
+    registry.close()
