@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from index.catalogue import Catalogue
 from index.collection import Collection
 from index.errors import CatalogueError, ImageReferenceError
 from index.lorentz_index import LorentzIndex
@@ -93,26 +94,32 @@ def test_what_a_rebuild_reads_before_its_collection_goes_does_not_come_back(
     assert not collection.folder.exists()
 
 
-def test_looking_whether_a_collection_is_sound_holds_nobody_up(registry: Collections) -> None:
-    busy, go_on = threading.Event(), threading.Event()
+def test_looking_whether_a_collection_is_sound_holds_nobody_up(
+    registry: Collections, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy, looking, go_on = threading.Event(), threading.Event(), threading.Event()
     catalogue = registry.get("a").catalogue
+    look = type(catalogue).require_current
 
     def copying() -> None:  # as Catalogue.copy_to holds it, for as long as the copy takes
         with catalogue._lock:
             busy.set()
-            go_on.wait(SOON)
+            go_on.wait(2 * SOON)
 
+    def looked(self: Catalogue) -> None:
+        looking.set()
+        look(self)
+
+    monkeypatch.setattr(Catalogue, "require_current", looked)
     with in_thread(copying):
         assert busy.wait(SOON)
         registry.suspect("a")
-        try:
-            with in_thread(lambda: registry.reopen("a")):
-                while registry.needs_opening("a"):  # until that thread has taken it on itself
-                    time.sleep(0.001)
+        with in_thread(lambda: registry.reopen("a")):
+            try:
+                assert looking.wait(SOON)
                 assert ends_soon(lambda: use(registry, "b"))
+            finally:
                 go_on.set()
-        finally:
-            go_on.set()
     assert registry.get("a").catalogue is catalogue
 
 
