@@ -16,7 +16,8 @@ import json
 import logging
 import shutil
 import zipfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,9 +112,9 @@ def load(folder: Path, source: Source) -> dict[str, Any]:
     manifest, files = _verified(folder / TREE, ("nodes.npz", "items.npz", "labels.json"))
     members = _members(folder / TREE, manifest, files)
     try:
-        with np.load(files["nodes.npz"], allow_pickle=False) as nodes:
+        with _arrays(files["nodes.npz"]) as nodes:
             heights = nodes["heights"].astype(np.float64)
-        with np.load(files["items.npz"], allow_pickle=False) as items:
+        with _arrays(files["items.npz"]) as items:
             codes = items["labels"].astype(np.int32)
         paths = [tuple(path) for path in json.loads(files["labels.json"].read_text(encoding="utf-8"))]
         sequence, dim, c = int(manifest["sequence"]), int(manifest["embedding_dim"]), float(manifest["c"])
@@ -191,8 +192,8 @@ def _verified(folder: Path, needed: Collection[str], *, others: bool = True) -> 
 def _members(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path]) -> Members:
     try:
         with (
-            np.load(files["nodes.npz"], allow_pickle=False) as nodes,
-            np.load(files["items.npz"], allow_pickle=False) as items,
+            _arrays(files["nodes.npz"]) as nodes,
+            _arrays(files["items.npz"]) as items,
         ):
             ids = [str(id_) for id_ in nodes["ids"].tolist()]
             parents = nodes["parents"].astype(np.int32)
@@ -205,6 +206,18 @@ def _members(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, Path
     if not whole:
         raise HierarchyError(f"{folder} is inconsistent: {AGAIN}")
     return Members(ids, parents, rows, owners)
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, npt.NDArray[Any]]]:
+    """The arrays of an .npz file, which take no more memory than it is long.
+
+    ``np.savez`` compresses nothing: what is compressed, in a snapshot from somebody else, may fill all memory.
+    """
+    with np.load(path, allow_pickle=False) as arrays:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in arrays.zip.infolist()):
+            raise ValueError(f"{path.name} is compressed, as no tree is saved")
+        yield arrays
 
 
 def _is_tree(parents: npt.NDArray[np.int32]) -> bool:

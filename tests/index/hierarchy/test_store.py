@@ -252,3 +252,16 @@ def test_a_tree_of_another_collection_is_refused(catalogue, tmp_path, forest):
         other.upsert([Item("a", space[0], labels[0])])
         with pytest.raises(HierarchyError, match="never had"):
             Hierarchy.load(tmp_path / "h", other)
+
+
+@pytest.mark.parametrize("file", ["nodes.npz", "items.npz"])
+def test_what_would_grow_when_it_is_read_is_refused(saved, forest, file):
+    path = saved / "tree" / file
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    np.savez_compressed(path, **kept, more=np.zeros(1_000_000))  # a thousandth of its size in the file
+    manifest = json.loads((saved / "tree" / "manifest.json").read_text())
+    manifest["files"][file] = sha256(path)
+    (saved / "tree" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(HierarchyError, match="compressed"):
+        Hierarchy.load(saved, forest)
