@@ -63,9 +63,9 @@ function setScene(found) {
   motion = null;
   const [root] = found.nodes;
   $("disk-title").textContent = root.parent === null && root.depth === 0 ? "Map" : titleOf(root);
-  const shown = (drawnCount, all) => (drawnCount < all ? `${drawnCount.toLocaleString("en")} of ${all.toLocaleString("en")}` : all.toLocaleString("en"));
-  $("disk-facts").textContent =
-    `${shown(found.nodes.length, found.of_nodes)} groups and ${shown(found.items.length, found.of_items)} photos: the general in the centre, the specific at the rim`;
+  const shown = ({ length }, all) => `${length < all ? `${length.toLocaleString("en")} of ` : ""}${all.toLocaleString("en")}`;
+  $("disk-facts").textContent = `${shown(found.nodes, found.of_nodes)} groups and ${shown(found.items, found.of_items)} photos: `
+    + "the general in the centre, the specific at the rim";
 }
 
 /** Paint at the next frame. */

@@ -100,8 +100,10 @@ export class Scene {
 
   /** Labels of nodes that hide neither each other nor larger photos of other nodes: `[{ i, x, y }]`; `measure(text)` in px. */
   labels({ width, height }, measure) {
-    const rank = (i) => (i === this.focused || i === this.pin ? 1e6 : 0) + (this.labelled.has(i) ? 1.25 : 1) * this.radius[i];
-    const candidates = this.order.slice(0, this.numNodes).filter((i) => i === this.focused || (this.radius[i] > 8 && this.#isTelling(i)));
+    const first = (i) => (i === this.focused || i === this.pin ? 1e6 : 0);
+    const rank = (i) => first(i) + (this.labelled.has(i) ? 1.25 : 1) * this.radius[i];
+    const candidates = this.order.slice(0, this.numNodes)
+      .filter((i) => i === this.focused || (this.radius[i] > 8 && this.#isTelling(i)));
     const ranks = new Map(candidates.map((i) => [i, rank(i)]));
     candidates.sort((i, j) => ranks.get(j) - ranks.get(i));
     const boxes = [];
@@ -110,7 +112,8 @@ export class Scene {
       if (found.length >= MOST_LABELS) break;
       const half = measure(this.titles[i]) / 2 + 8;
       const below = this.shown[i] ? 0.66 * this.radius[i] : 6;
-      const box = { i, left: this.screenX[i] - half, right: this.screenX[i] + half, top: this.screenY[i] + below, bottom: this.screenY[i] + below + 22 };
+      const top = this.screenY[i] + below;
+      const box = { i, left: this.screenX[i] - half, right: this.screenX[i] + half, top, bottom: top + 22 };
       const inside = box.left > 2 && box.right < width - 2 && box.top > 2 && box.bottom < height - 2;
       const forced = i === this.focused;
       if (!forced && (!inside || boxes.some((other) => overlap(box, other)) || this.#coversPhoto(box))) continue;
