@@ -10,6 +10,7 @@ import numpy as np
 
 from index.catalogue import Item
 from index.collection import Collection
+from index.faiss_library import faiss
 from index.gpu import Device
 from service.collections import Collections
 from service.encoder.frames import EncoderInfo
@@ -57,6 +58,9 @@ class Engine:
             model_hash = encoder.ready().model_hash
             collections = Collections(store, model_hash, names, image_root=image_root, device=search_device)
             collections.open_all()
+            # Requests are searched for side by side; inside one, threads that wait for each other while the encoder
+            # has the cores take longer than one alone.
+            faiss().omp_set_num_threads(1)
             engine = cls(encoder, collections)
             engine.self_check.start()
         except BaseException:  # Ctrl-C as well: the worker is to end with us
