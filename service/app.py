@@ -14,9 +14,6 @@ from service import openapi, problems
 from service.access import Table
 from service.engine import Engine
 from service.jobs.runner import Jobs
-from service.lifecycle import Lifecycle
-from service.load import Load
-from service.metrics import Metrics
 from service.middleware.admission import Admission
 from service.middleware.authentication import Authentication
 from service.middleware.body_limit import BodyLimit
@@ -27,13 +24,16 @@ from service.middleware.lookup import Lookup
 from service.middleware.quota import Quota
 from service.middleware.request_context import RequestContext
 from service.offload import OffLoopEngine
-from service.quotas import Quotas
+from service.operation.lifecycle import Lifecycle
+from service.operation.load import Load
+from service.operation.metrics import Metrics
+from service.operation.quotas import Quotas
+from service.operation.upkeep import Upkeep
 from service.routes import collections, embeddings, hierarchy, info, items, pages, probes, search, snapshots
 from service.routes import jobs as job_routes
 from service.settings import Settings, is_loopback
 from service.state import ServiceState
 from service.thumbnails import Thumbnails
-from service.upkeep import Upkeep
 
 DESCRIPTION = "Visual search in hyperbolic space: a photo in, its nearest neighbours by geodesic distance out."
 ROUTES = (probes, info, search, hierarchy, collections, items, embeddings, job_routes, snapshots, pages)

@@ -63,7 +63,7 @@ def serve(
     (clients send 'Authorization: Bearer KEY'), or name files that hold them: LHIER_AUTH__READ_KEY_FILE.
     'lhier doctor' checks all of it beforehand.
     """
-    from service.logs import configure
+    from service.operation.logs import configure
     from service.settings import unknown_variables
 
     settings = _settings(
@@ -147,7 +147,7 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from service.doctor import examine
+    from service.operation.doctor import examine
 
     settings = _settings(
         config, checkpoint=checkpoint, store=store, host=host, port=port, collections=collections or None,

@@ -23,7 +23,7 @@ from index.gpu import Device
 from index.matching import Matching
 from index.metadata import MetadataSchema
 from index.uploads import Uploads, delete_orphans, uploads_folder
-from service.tree import ServedTree
+from service.hierarchy.tree import ServedTree
 
 logger = logging.getLogger(__name__)
 

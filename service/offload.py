@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hyperbolic.images import ImageError
-from service.batching import Batching
 from service.encoder.supervisor import PhotoFuture
 from service.engine import Engine
-from service.metrics import Metrics
+from service.operation.metrics import Metrics
+from service.search.batching import Batching
 from service.settings import InferenceSettings, LimitSettings
 
 Value = TypeVar("Value")

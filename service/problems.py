@@ -16,9 +16,10 @@ from starlette.types import Scope
 from hyperbolic.images import ImageError
 from index.errors import ImageReferenceError, PointError, StoreError
 from service.collections import CollectionUnavailableError, UnknownCollectionError
-from service.disk_full import is_disk_full
 from service.encoder.supervisor import EncoderUnavailableError
 from service.engine import UnknownItemError
+from service.hierarchy.tree import NoTreeError, TreeUnavailableError
+from service.hierarchy.view import NotFittedError
 from service.jobs.content import ContentError
 from service.jobs.store import (
     JobStateError,
@@ -27,9 +28,8 @@ from service.jobs.store import (
     TooManyWatchersError,
     UnknownJobError,
 )
+from service.operation.disk_full import is_disk_full
 from service.snapshots import UnknownSnapshotError
-from service.tree import NoTreeError, TreeUnavailableError
-from service.tree_view import NotFittedError
 
 logger = logging.getLogger(__name__)
 

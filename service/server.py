@@ -17,9 +17,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from service.app import create_app
-from service.connections import Guard, GuardedProtocol
 from service.engine import Engine
-from service.lifecycle import Lifecycle
+from service.operation.connections import Guard, GuardedProtocol
+from service.operation.lifecycle import Lifecycle
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._settings = settings
         self._guard = Guard(settings.limits)
-        self._lifecycle: Lifecycle = app.state.service.lifecycle
+        self._lifecycle: Lifecycle = app.state.service.operation.lifecycle
         self._notice_s = settings.operation.notice_s
         protocol = cast(type[asyncio.Protocol], partial(GuardedProtocol, guard=self._guard))
         super().__init__(

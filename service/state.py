@@ -14,10 +14,10 @@ from index.collection import Collection
 from service.collections import Served
 from service.engine import Engine
 from service.jobs.runner import Jobs
-from service.lifecycle import Lifecycle
-from service.metrics import Metrics
 from service.offload import OffLoopEngine
-from service.quotas import Quotas
+from service.operation.lifecycle import Lifecycle
+from service.operation.metrics import Metrics
+from service.operation.quotas import Quotas
 from service.settings import Settings
 from service.thumbnails import Thumbnails
 

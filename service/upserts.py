@@ -16,14 +16,14 @@ from index.catalogue import Item
 from index.collection import Collection
 from index.errors import CatalogueError
 from service.encoder.supervisor import EncoderUnavailableError, EncodingError
-from service.fetching import fetch
+from service.fetching.fetch import fetch
 from service.middleware.request_context import record_timing
 from service.multipart import Part, image_bytes_problem
 from service.offload import Note
+from service.operation.quotas import Quotas
 from service.problems import Problem, image_problem
-from service.queries import decode_data_url, given_point
-from service.quotas import Quotas
 from service.schemas.items import FormUpsert, ItemProblem, ItemResult, ItemWrite, PhotoItem, UpsertAnswer
+from service.search.queries import decode_data_url, given_point
 from service.state import ServiceState
 
 Photo = bytes | bytearray | str  # a file's bytes, or base64

@@ -10,7 +10,7 @@ from typing import Any
 
 from service.engine import Engine
 from service.jobs.store import MOST_FAILURES, Failure, Job, JobStore
-from service.quotas import Quotas
+from service.operation.quotas import Quotas
 from service.settings import Settings
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,6 @@ from typing import Any
 from index.errors import StoreError
 from index.files import sync
 from service.collections import CollectionUnavailableError, UnknownCollectionError
-from service.disk_full import is_disk_full
 from service.engine import Engine
 from service.jobs.content import UNPACKED, UPLOAD, ContentError
 from service.jobs.context import CancelledError, Context, InterruptedJobError, JobFailedError
@@ -26,8 +25,9 @@ from service.jobs.store import (
     TooManyWatchersError,
     UnknownJobError,
 )
+from service.operation.disk_full import is_disk_full
+from service.operation.quotas import Quotas
 from service.problems import Problem
-from service.quotas import Quotas
 from service.settings import Settings
 from service.snapshots import Snapshots
 from service.uploading import Uploads

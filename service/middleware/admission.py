@@ -6,9 +6,9 @@ import math
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.load import Load
 from service.middleware.lookup import operation
 from service.middleware.refusal import Answer, Refused
+from service.operation.load import Load
 from service.problems import Problem
 from service.settings import LimitSettings
 
@@ -16,7 +16,7 @@ WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 class Admission:
-    """Gives requests to ``/v1`` places, and those that :class:`~service.load.Load` refuses 429.
+    """Gives requests to ``/v1`` places, and those that :class:`~service.operation.load.Load` refuses 429.
 
     A request takes its place when its body is there and gives it back when its answer begins: who sends or reads
     slowly holds up nobody. ``deadline_s`` covers upload, waiting and work up to that moment, past it the answer is

@@ -5,7 +5,7 @@ import asyncio
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.lifecycle import Lifecycle
+from service.operation.lifecycle import Lifecycle
 
 MEDIA_TYPE = "text/event-stream"
 

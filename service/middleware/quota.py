@@ -5,8 +5,8 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.middleware.lookup import operation
+from service.operation.quotas import Quotas
 from service.problems import Problem
-from service.quotas import Quotas
 
 
 class Quota:

@@ -12,8 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access import UNMATCHED
-from service.logs import request_id as current_request_id
-from service.metrics import Metrics
+from service.operation.logs import request_id as current_request_id
+from service.operation.metrics import Metrics
 from service.problems import Problem
 
 logger = logging.getLogger(__name__)

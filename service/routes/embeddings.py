@@ -14,8 +14,8 @@ from index.coordinates import time, to_ball, to_tangent
 from index.distances import radii
 from service.access import access
 from service.bodies import read_body
+from service.hierarchy.view import TreeView
 from service.problems import Problem
-from service.queries import loaded
 from service.routes.collections import problems
 from service.schemas.embeddings import (
     EmbeddingOptions,
@@ -25,8 +25,8 @@ from service.schemas.embeddings import (
     FormEmbeddingOptions,
 )
 from service.schemas.items import ItemProblem
+from service.search.queries import loaded
 from service.state import ServiceState, State
-from service.tree_view import TreeView
 from service.upserts import Photo, embed, longest_of
 
 router = APIRouter(prefix="/v1", tags=["embeddings"])

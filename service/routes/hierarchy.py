@@ -14,10 +14,11 @@ from hyperbolic.images import ImageError
 from service.access import access
 from service.bodies import only_photo, read_body
 from service.collections import Served
+from service.hierarchy.answers import TreeTeller, label_steps
+from service.hierarchy.view import TreeView
 from service.middleware.request_context import record_timing
 from service.multipart import Part
 from service.problems import Problem, image_problem
-from service.queries import loaded, point_of
 from service.routes.collections import problems
 from service.schemas import query as queries
 from service.schemas.common import MAX_LIMIT, NodeId
@@ -47,9 +48,8 @@ from service.schemas.hierarchy import (
     ZoomOptions,
     ZoomRequest,
 )
+from service.search.queries import loaded, point_of
 from service.state import NamedServed, ServiceState, State
-from service.tree_answers import TreeTeller, label_steps
-from service.tree_view import TreeView
 
 router = APIRouter(prefix="/v1/collections/{collection}/hierarchy", tags=["hierarchy"])
 

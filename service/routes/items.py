@@ -21,7 +21,6 @@ from service.bodies import read_body
 from service.collections import Served
 from service.engine import UnknownItemError
 from service.problems import Problem
-from service.queries import loaded
 from service.routes.collections import problems
 from service.schemas.common import MAX_ID
 from service.schemas.filters import Filter
@@ -36,7 +35,8 @@ from service.schemas.items import (
     UpsertAnswer,
     UpsertRequest,
 )
-from service.searches import ids_let_through, rows_let_through
+from service.search.pages import ids_let_through, rows_let_through
+from service.search.queries import loaded
 from service.state import ItemIdInPath, NamedCollection, NamedItem, NamedServed, ServiceState, State, item_url
 from service.thumbnails import entity_tag
 from service.upserts import (

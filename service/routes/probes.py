@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 
-from service import metrics
+from service.operation import metrics
 from service.schemas.common import Answer
 from service.state import State
 

@@ -13,7 +13,6 @@ from service.collections import Served
 from service.middleware.request_context import record_timing
 from service.multipart import Part
 from service.offload import Note
-from service.queries import fingerprint_of, loaded, locate
 from service.schemas.query import Query
 from service.schemas.search import (
     MAX_BATCH,
@@ -24,9 +23,10 @@ from service.schemas.search import (
     SearchOptions,
     SearchRequest,
 )
-from service.search_answers import answer
-from service.search_batches import Asked, answer_batch, read_batch
-from service.searches import Start, find, find_many, resume, start_of
+from service.search.answers import answer
+from service.search.batches import Asked, answer_batch, read_batch
+from service.search.pages import Start, find, find_many, resume, start_of
+from service.search.queries import fingerprint_of, loaded, locate
 from service.state import DefaultServed, NamedServed, ServiceState, State
 
 router = APIRouter(prefix="/v1", tags=["search"])

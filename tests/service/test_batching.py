@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.batching import Batching
+from service.search.batching import Batching
 
 
 def test_kinds_are_not_mixed_and_run_beside_each_other() -> None:

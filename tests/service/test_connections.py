@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service import connections
 from service.engine import Engine
+from service.operation import connections
 from service.server import running_server
 from service.settings import Settings
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from index.collection import Collection
 from service.cli import doctor
-from service.doctor import Finding, examine
+from service.operation.doctor import Finding, examine
 from service.settings import Settings
 
 from .conftest import INFERENCE, Trip

@@ -22,8 +22,8 @@ from starlette.types import Message, Scope
 
 from service.app import create_app
 from service.engine import Engine
-from service.lifecycle import Lifecycle
 from service.middleware.event_streams import EventStreams
+from service.operation.lifecycle import Lifecycle
 from service.server import Server, bind
 from service.settings import Settings
 

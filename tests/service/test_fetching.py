@@ -23,11 +23,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import fetching
-from service.fetching import fetch
-from service.pinned_network import OVERHEAD_BYTES
+from service.fetching import fetch as fetching
+from service.fetching.addresses import Address, is_public
+from service.fetching.fetch import fetch
+from service.fetching.network import OVERHEAD_BYTES
 from service.problems import Problem
-from service.public_addresses import Address, is_public
 from service.settings import UrlSettings
 
 from .conftest import draw, encoded
@@ -563,7 +563,7 @@ def test_not_too_many_at_once(upstream: Any) -> None:
 
 
 def test_the_log_names_hosts_and_no_more(upstream: Any, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO", logger="service.fetching")
+    caplog.set_level("INFO", logger="service.fetching.fetch")
     server = upstream(WHOLE)
     get(f"http://photos.example:{server.port}/secret-path?signature=abc", **local(server))
     refused("http://127.0.0.1/secret-path")
@@ -596,7 +596,7 @@ def test_searching_and_storing_by_url(
         assert (stored["written"], stored["results"][0]["error"]["code"]) == (0, "url_not_allowed")
         assert server.num_connections == 0
         opened = functools.partial(fetch, resolve=answering(["127.0.0.1"])[0], allowed=only_this_machine)
-        monkeypatch.setattr("service.queries.fetch", opened)
+        monkeypatch.setattr("service.search.queries.fetch", opened)
         url = f"http://photos.example:{server.port}/a.png"
         by_url = client.post("/v1/search", json={"query": {"url": url}}, headers={"X-Secret": "of the client"})
         by_file = client.post("/v1/search", files={"file": PHOTO})

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from service.load import Load
+from service.operation.load import Load
 
 RATE = 60.0  # requests a second that the simulated service gets done, one after the other
 
@@ -101,7 +101,7 @@ def test_a_burst_is_worked_off() -> None:
     for start in (1.0, 6.0, 11.0):
         service.go_on(start)
         assert all(service.arrive() for _ in range(60))
-    assert not service.load.shedding
+    assert not service.operation.load.shedding
 
 
 def test_a_quick_service_takes_the_whole_queue() -> None:

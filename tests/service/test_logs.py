@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from service.engine import Engine
-from service.logs import fields, formatter
+from service.operation.logs import fields, formatter
 from service.server import running_server
 from service.settings import Settings
 

@@ -13,13 +13,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.encoder import process, selfcheck
 from service.engine import Engine
-from service.load import Load
-from service.metrics import Metrics
-from service.quotas import Quotas
-from service.recall import probe
+from service.operation.load import Load
+from service.operation.metrics import Metrics
+from service.operation.quotas import Quotas
+from service.operation.recall import probe
+from service.operation.upkeep import Upkeep
 from service.server import running_server
 from service.settings import InferenceSettings, Settings
-from service.upkeep import Upkeep
 
 from .conftest import NUM_ITEMS, Trip, draw, encoded
 

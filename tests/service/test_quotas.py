@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from index.errors import CatalogueError
-from service.disk_full import is_disk_full
 from service.engine import Engine
+from service.operation.disk_full import is_disk_full
+from service.operation.quotas import Quotas, folder_bytes, resident_bytes
 from service.problems import Problem
-from service.quotas import Quotas, folder_bytes, resident_bytes
 from service.server import running_server
 from service.settings import QuotaSettings, Settings
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from index.collection import Collection
+from service.hierarchy.tree import ServedTree
 from service.schemas.search import BatchAnswer, SearchAnswer
 from service.settings import Settings
-from service.tree import ServedTree
 
 from .conftest import INFERENCE, NUM_ITEMS, Trip, draw, encoded
 

@@ -11,12 +11,12 @@ import pytest
 from index.catalogue import Item
 from index.collection import Collection
 from service.collections import Served
-from service.cursors import Cursor
+from service.hierarchy.tree import ServedTree
 from service.problems import Problem
-from service.queries import Located
 from service.schemas.search import MAX_DEPTH, SearchOptions
-from service.searches import Page, find, find_many, resume, start_of
-from service.tree import ServedTree
+from service.search.cursors import Cursor
+from service.search.pages import Page, find, find_many, resume, start_of
+from service.search.queries import Located
 
 DIM, COUNT = 8, 600
 QUERY = b"q" * 16
@@ -305,7 +305,7 @@ def test_nothing_in_a_cursor_is_believed(served: Served) -> None:
 
 
 def test_pages_end_at_a_depth(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.searches.MAX_DEPTH", 100)
+    monkeypatch.setattr("service.search.pages.MAX_DEPTH", 100)
     for given in ({}, {"group_by": "size.cm"}):
         found = list(pages(served, point(1), limit=30, **given))
         whole = find(served, options(limit=1000, **given), start_of(Located(point(1), 0, QUERY)))

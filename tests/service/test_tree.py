@@ -14,10 +14,10 @@ from index.collection import Collection
 from index.hierarchy.answers import Answers
 from index.hierarchy.store import HierarchyError, read_names
 from index.hierarchy.tree import Hierarchy
-from service import tree as served
-from service.tree import NoTreeError, ServedTree, TreeUnavailableError
-from service.tree_answers import TreeTeller
-from service.tree_view import NotFittedError, TreeView
+from service.hierarchy import tree as served
+from service.hierarchy.answers import TreeTeller
+from service.hierarchy.tree import NoTreeError, ServedTree, TreeUnavailableError
+from service.hierarchy.view import NotFittedError, TreeView
 
 from .grove import COUNT, build_tree, items, plant
 

@@ -13,7 +13,7 @@ from service.encoder.supervisor import BatchSeen
 from service.engine import Engine
 from service.jobs.runner import Jobs
 from service.jobs.store import JobsUnavailableError
-from service.load import Load
+from service.operation.load import Load
 from service.problems import IMAGE_STATUS
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST

@@ -12,6 +12,7 @@ from index.collection import Collection
 from index.distances import distances, radii
 from index.hierarchy import records
 from index.hierarchy.records import Neighbour, Path, Step
+from service.hierarchy.view import TreeView
 from service.problems import Problem
 from service.schemas.hierarchy import (
     DrawnItem,
@@ -35,7 +36,6 @@ from service.schemas.hierarchy import (
     Waypoint,
 )
 from service.state import item_url
-from service.tree_view import TreeView
 
 Order = Literal["stored", "nearest"]
 

@@ -17,7 +17,7 @@ from index.hierarchy.former import predecessor
 from index.hierarchy.shape import MAX_CHILDREN, MIN_SIZE
 from index.hierarchy.store import FOLDER, TREE, HierarchyError, read_names
 from index.hierarchy.tree import Hierarchy
-from service.tree_view import TreeView
+from service.hierarchy.view import TreeView
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +45,8 @@ class _Fault:
 class ServedTree:
     """The tree of ``collection``. Any thread may ask; nobody waits for another's reading.
 
-    What is read is a :class:`~service.tree_view.TreeView`, which never changes. When the collection was written to, or
-    the tree was built anew on disk (by whatever process), one thread makes the next view from a copy, and the others
+    What is read is a :class:`~service.hierarchy.view.TreeView`, which never changes. When the collection was written
+    to, or the tree was built anew on disk (by whatever process), one thread makes the next view from a copy, and the others
     read on in the one before: for at most a second of waiting and as long as catching up takes.
     """
 

@@ -11,9 +11,9 @@ import numpy as np
 from index.errors import StoreError
 from service.collections import CollectionUnavailableError, UnknownCollectionError
 from service.engine import Engine
-from service.metrics import Metrics
-from service.quotas import Quotas
-from service.recall import probe
+from service.operation.metrics import Metrics
+from service.operation.quotas import Quotas
+from service.operation.recall import probe
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from index.hierarchy.opened import spoken
 from index.hierarchy.records import Path
 from index.hierarchy.selection import label_share, majority_label
 from index.hierarchy.tree import Hierarchy
-from service.projection import Projection, project
+from service.hierarchy.projection import Projection, project
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -12,14 +12,14 @@ from pydantic import ValidationError
 from index.errors import StoreError
 from service.bodies import HOW_TO, parse_json, read_body
 from service.collections import Served
-from service.cursors import fingerprint
 from service.multipart import Part
 from service.offload import Note
 from service.problems import Problem, invalid_fields
 from service.schemas.query import Query
 from service.schemas.search import MAX_BATCH, BatchRequest, FormSearchOptions, SearchOptions, SearchRequest
-from service.search_answers import answer
-from service.searches import Start, find, find_many
+from service.search.answers import answer
+from service.search.cursors import fingerprint
+from service.search.pages import Start, find, find_many
 from service.settings import LimitSettings
 from service.state import ServiceState
 

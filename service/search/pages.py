@@ -12,11 +12,11 @@ from index.collection import Collection
 from index.matching import Groups, Int64
 from index.ranking import Ranking
 from service.collections import Served
-from service.cursors import Cursor, fingerprint, mismatch, stale
 from service.problems import Problem
-from service.queries import Located
 from service.schemas.filters import Filter
 from service.schemas.search import MAX_DEPTH, SearchOptions
+from service.search.cursors import Cursor, fingerprint, mismatch, stale
+from service.search.queries import Located
 
 # A filter that is overtaken by writes is asked again; after so many times its answer is that of a moment before.
 TRIES = 3

@@ -12,16 +12,16 @@ from starlette.concurrency import run_in_threadpool
 
 from index.collection import Collection
 from service.collections import Served
-from service.cursors import fingerprint, photo_fingerprint
-from service.fetching import fetch
+from service.fetching.fetch import fetch
+from service.hierarchy.tree import ServedTree
+from service.hierarchy.view import TreeView
 from service.multipart import Part, image_bytes_problem
 from service.offload import Note
 from service.problems import Problem
 from service.schemas.common import FARTHEST
 from service.schemas.query import Query
+from service.search.cursors import fingerprint, photo_fingerprint
 from service.state import ServiceState
-from service.tree import ServedTree
-from service.tree_view import TreeView
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,7 +43,7 @@ async def locate(state: ServiceState, served: Served, query: Query | Part, note:
 
     ``note(step, seconds)`` is told how long each step took. Raises :class:`~service.problems.Problem`,
     :class:`~hyperbolic.images.ImageError`, :class:`~service.engine.UnknownItemError` and
-    :class:`~service.tree.NoTreeError`.
+    :class:`~service.hierarchy.tree.NoTreeError`.
     """
     photo = _photo_of(query, state.settings.limits.image_bytes)
     if photo is not None:

@@ -21,7 +21,7 @@ from index.errors import FaissMissingError, SnapshotError, StoreError
 from index.hierarchy.store import FOLDER, TREE
 from index.hierarchy.tree import Hierarchy
 from index.snapshot import list_generations, read_generation
-from service.quotas import folder_bytes
+from service.operation.quotas import folder_bytes
 from service.server import PortInUseError, bind
 from service.settings import Settings, is_loopback
 

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 import httpcore
 
+from service.fetching.addresses import Address
 from service.problems import Problem
-from service.public_addresses import Address
 from service.settings import UrlSettings
 
 SocketOptions = Iterable[httpcore.SOCKET_OPTION]

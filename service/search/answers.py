@@ -5,10 +5,10 @@ from typing import Any
 
 from index.distances import radii
 from service.collections import Served
+from service.hierarchy.answers import TreeTeller
 from service.schemas.search import SearchOptions
-from service.searches import Page
+from service.search.pages import Page
 from service.state import item_url
-from service.tree_answers import TreeTeller
 
 
 def answer(served: Served, options: SearchOptions, page: Page) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from weakref import WeakKeyDictionary
 import httpcore
 import httpx
 
-from service.pinned_network import Pinned, too_large
+from service.fetching.addresses import Address, is_public
+from service.fetching.network import Pinned, too_large
 from service.problems import Problem
-from service.public_addresses import Address, is_public
 from service.settings import UrlSettings
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""Photos by URL, from public addresses only."""
