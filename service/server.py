@@ -71,7 +71,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: FastAPI, settings: Settings) -> None:
         self._settings = settings
         self._guard = Guard(settings.limits)
-        self._lifecycle: Lifecycle = app.state.service.operation.lifecycle
+        self._lifecycle: Lifecycle = app.state.service.lifecycle
         self._notice_s = settings.operation.notice_s
         protocol = cast(type[asyncio.Protocol], partial(GuardedProtocol, guard=self._guard))
         super().__init__(

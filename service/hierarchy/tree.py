@@ -46,8 +46,8 @@ class ServedTree:
     """The tree of ``collection``. Any thread may ask; nobody waits for another's reading.
 
     What is read is a :class:`~service.hierarchy.view.TreeView`, which never changes. When the collection was written
-    to, or the tree was built anew on disk (by whatever process), one thread makes the next view from a copy, and the others
-    read on in the one before: for at most a second of waiting and as long as catching up takes.
+    to, or the tree was built anew on disk (by whatever process), one thread makes the next view from a copy, and the
+    others read on in the one before: for at most a second of waiting and as long as catching up takes.
     """
 
     def __init__(self, collection: Collection) -> None:

@@ -101,7 +101,7 @@ def test_a_burst_is_worked_off() -> None:
     for start in (1.0, 6.0, 11.0):
         service.go_on(start)
         assert all(service.arrive() for _ in range(60))
-    assert not service.operation.load.shedding
+    assert not service.load.shedding
 
 
 def test_a_quick_service_takes_the_whole_queue() -> None:
