@@ -283,7 +283,7 @@ def main() -> None:
                 measured: dict[str, list[Row]] = {name: [] for name in found}
                 for number in range(asked.rounds + 1):
                     for name, measure in found.items():
-                        row = measure(size, clients, asked.seconds if number else 2.0)
+                        row = measure(size, clients, asked.seconds if number else 1.0)
                         if number:  # the first one warms up
                             measured[name].append(row)
                 for name, some in measured.items():
