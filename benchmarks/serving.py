@@ -10,13 +10,15 @@ The collection has 50,000 points: those of the photos, and others about them. Th
 - ``LitServe``: the same encoder in torch, a flat FAISS index and batches up to 16, as LitServe's guide has it; and with
   the encoder run by parts of four photos, which is our own trick and is quicker on CPUs.
 
-All of them take turns in each round; medians of the rounds count. The clients are threads of this process.
+All of them take turns in each round, the others stopped meanwhile (some poll when idle); medians of the rounds count.
+The clients are threads of this process.
 """
 
 import argparse
 import io
 import itertools
 import os
+import signal
 import socket
 import statistics
 import subprocess
@@ -25,11 +27,14 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 
@@ -92,9 +97,17 @@ def build_store(folder: Path, embedder: Embedder, photos: Sequence[Path], count:
     return points
 
 
+def signal_tree(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process and everything that it started."""
+    process = psutil.Process(pid)
+    for each in [process, *process.children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            each.send_signal(number)
+
+
 @contextmanager
-def running(command: Sequence[str], url: str, ready: str, log: Path) -> Iterator[None]:
-    """A server for as long as the block lasts; it is there once ``ready`` answers."""
+def running(command: Sequence[str], url: str, ready: str, log: Path) -> Iterator[int]:
+    """A server for as long as the block lasts, by its process id; it is there once ``ready`` answers."""
     with log.open("ab") as output:
         process = subprocess.Popen([sys.executable, *command], cwd=PROJECT, stdout=output, stderr=output, env=PASSIVE)
     try:
@@ -107,8 +120,9 @@ def running(command: Sequence[str], url: str, ready: str, log: Path) -> Iterator
                     break
             except OSError:
                 time.sleep(0.2)
-        yield
+        yield process.pid
     finally:
+        signal_tree(process.pid, signal.SIGCONT)
         process.terminate()
         try:
             process.wait(40)
@@ -121,6 +135,14 @@ def free_port() -> int:
     """A port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What is measured: a process, and the call that asks it, by size of the photos, clients and seconds."""
+
+    pid: int
+    ask: Callable[[str, int, float], Row]
 
 
 class Bare:
@@ -214,9 +236,9 @@ def ask_bare(process: "subprocess.Popen[str]", size: str, clients: int, seconds:
 
 def systems(
     stack: ExitStack, checkpoint: Path, store: Path, points: Path, photos: Path, work: Path, threads: int
-) -> dict[str, Callable[[str, int, float], Row]]:
-    """Every system as a function of size, clients and seconds; all are started and idle."""
-    found: dict[str, Callable[[str, int, float], Row]] = {}
+) -> dict[str, System]:
+    """Every system, started and stopped (SIGSTOP)."""
+    found: dict[str, System] = {}
     files = {folder.name: [path.read_bytes() for path in sorted(folder.iterdir())] for folder in photos.iterdir()}
 
     def over_http(url: str, path: str) -> Callable[[str, int, float], Row]:
@@ -225,21 +247,30 @@ def systems(
 
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = ["-m", "lhier.cli", "serve", "--checkpoint", str(checkpoint), "--store", str(store), "--port", str(port)]
-    stack.enter_context(running([*command, "--log-level", "warning"], url, "/readyz", work / "service.log"))
-    found["service"] = over_http(url, "/v1/search")
+    pid = stack.enter_context(running([*command, "--log-level", "warning"], url, "/readyz", work / "service.log"))
+    found["service"] = System(pid, over_http(url, "/v1/search"))
     for count in (1, 2):
         process = bare_process(checkpoint, store, count, photos)
         stack.callback(process.kill)
-        found[f"bare, {count} threads"] = lambda size, clients, seconds, process=process: ask_bare(
-            process, size, clients, seconds
-        )
+        found[f"bare, {count} threads"] = System(process.pid, partial(ask_bare, process))
     for name, extra in (("LitServe", []), ("LitServe, encoder by fours", ["--sliced"])):
         url = f"http://127.0.0.1:{(port := free_port())}"
         command = ["-m", "benchmarks.serving_litserve", str(checkpoint), str(points), str(port)]
         command += ["--threads", str(threads), *extra]
-        stack.enter_context(running(command, url, "/health", work / "litserve.log"))
-        found[name] = over_http(url, "/predict")
+        pid = stack.enter_context(running(command, url, "/health", work / "litserve.log"))
+        found[name] = System(pid, over_http(url, "/predict"))
+    for system in found.values():
+        signal_tree(system.pid, signal.SIGSTOP)
     return found
+
+
+def measure(system: System, size: str, clients: int, seconds: float) -> Row:
+    """One turn of a system."""
+    signal_tree(system.pid, signal.SIGCONT)
+    try:
+        return system.ask(size, clients, seconds)
+    finally:
+        signal_tree(system.pid, signal.SIGSTOP)
 
 
 def median_row(rows: Sequence[Row]) -> Row:
@@ -282,8 +313,8 @@ def main() -> None:
             for clients in asked.clients:
                 measured: dict[str, list[Row]] = {name: [] for name in found}
                 for number in range(asked.rounds + 1):
-                    for name, measure in found.items():
-                        row = measure(size, clients, asked.seconds if number else 1.0)
+                    for name, system in found.items():
+                        row = measure(system, size, clients, asked.seconds if number else 1.0)
                         if number:  # the first one warms up
                             measured[name].append(row)
                 for name, some in measured.items():

@@ -95,6 +95,7 @@ def create_api(**options: Any) -> FastAPI:
         **options,
     )  # fmt: skip
     problems.install(app)
+    app.router.routes.extend(search.DIRECTLY)  # asked first; FastAPI's of the same paths describe them
     for module in ROUTES:
         app.include_router(module.router)
     app.mount("/web", StaticFiles(directory=pages.WEB), name="web")

@@ -1,6 +1,7 @@
 """What one running application holds, and how routes reach it."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, cast
 from urllib.parse import quote, unquote
@@ -47,17 +48,27 @@ State = Annotated[ServiceState, Depends(service_state)]
 CollectionName = Annotated[str, PathParameter(description="Name of a collection.", min_length=1, max_length=64)]
 
 
-async def _leased(state: State, collection: CollectionName) -> AsyncIterator[Served]:
-    """Leased until the answer is made: a collection that is deleted or replaced meanwhile stays whole for it."""
-    collections, name = state.engine.collections, unquote(collection)
+@asynccontextmanager
+async def lease(state: ServiceState, collection: str | None = None) -> AsyncIterator[Served]:
+    """A collection by its percent-encoded name, or the default one, until the answer is made.
+
+    One that is deleted or replaced meanwhile stays whole for it. Raises as :meth:`Collections.use` does.
+    """
+    collections = state.engine.collections
+    name = collections.default if collection is None else unquote(collection)
     if collections.needs_opening(name):
         await run_in_threadpool(collections.reopen, name)
     with collections.use(name, opening=False) as served:
         yield served
 
 
+async def _leased(state: State, collection: CollectionName) -> AsyncIterator[Served]:
+    async with lease(state, collection) as served:
+        yield served
+
+
 async def _leased_default(state: State) -> AsyncIterator[Served]:
-    async for served in _leased(state, quote(state.engine.collections.default, safe="")):
+    async with lease(state) as served:
         yield served
 
 
