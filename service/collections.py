@@ -79,7 +79,8 @@ class Collections:
     """The collections of ``store`` that points of model ``model_hash`` may be searched in. Any thread may ask.
 
     A collection that cannot be opened is broken, not missing: it is tried again every ten seconds, when it is asked
-    for. ``names`` restricts what is served; without them everything in the store is, whatever comes later included.
+    for. ``names`` restricts what is served; without them everything in the store is, and what is created or restored
+    through here later. What other processes put into the store is seen at the next start.
     """
 
     def __init__(

@@ -110,7 +110,7 @@ def create_collection(
 
 @router.delete("/{collection}", status_code=204, responses=problems(s404="no such collection"))
 def delete_collection(state: State, collection: CollectionName) -> None:
-    """Delete a collection with its items, uploaded photos, tree and index. Requests under way are answered first."""
+    """Delete a collection with its items, uploaded photos, tree and index. Searches under way are still answered."""
     state.engine.collections.delete(unquote(collection))
 
 
