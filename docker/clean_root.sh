@@ -46,7 +46,7 @@ trap clean_up EXIT
 base=localhost/python:3.11-slim-bookworm
 if ! b inspect --type image "$base" >/dev/null 2>&1; then
     say "base: debootstrap of bookworm with python3.11"
-    debootstrap --variant=minbase --include=python3.11,python3.11-venv,ca-certificates bookworm "$work/base" >"$work/debootstrap.log" \
+    debootstrap --variant=minbase --include=python3.11,python3.11-venv,python3-distutils,ca-certificates bookworm "$work/base" >"$work/debootstrap.log" \
         || fail "debootstrap: $(tail -3 "$work/debootstrap.log")"
     ln -sf /usr/bin/python3.11 "$work/base/usr/local/bin/python"
     scratch=$(b from scratch)
