@@ -34,7 +34,7 @@ FLAGS = [
 ]
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")  # playwright leaves a running loop in this thread: no test after it could have its own
 def browser() -> Iterator["Browser"]:
     chromium = shutil.which("chromium") or "/usr/bin/chromium"
     if not Path(chromium).exists():
