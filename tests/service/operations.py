@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 """The operations of the OpenAPI document, for tests that must hold for every one of them."""
 
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ class Operation:
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI document of the routes."""
-    return create_api().openapi()
+    return deepcopy(create_api().openapi())  # parts of it are the routes' own: what a test changes stays in that test
 
 
 def operations() -> list[Operation]:
