@@ -1,7 +1,6 @@
-from copy import deepcopy
-
 """The operations of the OpenAPI document, for tests that must hold for every one of them."""
 
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
