@@ -123,12 +123,15 @@ def running(command: Sequence[str], url: str, ready: str, log: Path) -> Iterator
         yield process.pid
     finally:
         signal_tree(process.pid, signal.SIGCONT)
+        started = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         try:
             process.wait(40)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        for each in psutil.wait_procs(started, timeout=2)[1]:  # LitServe leaves its workers behind, and they poll
+            each.kill()
 
 
 def free_port() -> int:

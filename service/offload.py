@@ -40,36 +40,39 @@ class OffLoopEngine:
         # Commits go one by one, while others bring their photos to the disk. In threads of their own: they wait long.
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="write")
 
-    async def embed_photo(self, read: Callable[[], bytes], note: Note) -> np.ndarray:
-        """Bytes of a photo, as ``read`` hands them over -> its space part (d,).
+    async def embed_photo(self, photo: bytes | Callable[[], bytes], note: Note) -> np.ndarray:
+        """Bytes of a photo -> its space part (d,).
 
-        ``read`` runs in a thread, so unpacking base64 does not hold up the loop. Raises what ``read`` raises, and
-        what :meth:`~service.encoder.supervisor.Encoder.submit` promises. A caller that is cancelled takes its photo
-        out of the queue. Of the steps, "queue" is what is left of the time after decoding and the photo's batch.
+        Where a function hands them over it runs in a thread, so that unpacking base64 does not hold up the loop.
+        Raises what that raises, and what :meth:`~service.encoder.supervisor.Encoder.submit` promises. A caller that is
+        cancelled takes its photo out of the queue. Of the steps, "queue" is what is left of the time after decoding
+        and the photo's batch.
         """
-
-        def submit() -> PhotoFuture:
-            return self.engine.encoder.submit(
-                read(), max_pixels=self._limits.image_pixels, min_side=self._limits.image_min_side
-            )
-
         started = time.perf_counter()
-        submitting = self._readers.submit(submit)
+        submitted = self._submit(photo) if isinstance(photo, bytes) else await self._submit_in_thread(photo)
         try:
-            photo = await asyncio.wrap_future(submitting)
-        except asyncio.CancelledError:
-            submitting.add_done_callback(_cancel_result)  # where it was submitted in spite of that
-            raise
-        try:
-            point = await asyncio.wrap_future(photo)
+            point = await asyncio.wrap_future(submitted)
         except ImageError as error:
             self.metrics.image_error(error.code)
             raise
-        self.metrics.step("decode", photo.decode_s)
-        note("decode", photo.decode_s)
-        note("embed", photo.encode_s)
-        note("queue", max(0.0, time.perf_counter() - started - photo.decode_s - photo.encode_s))
+        self.metrics.step("decode", submitted.decode_s)
+        note("decode", submitted.decode_s)
+        note("embed", submitted.encode_s)
+        note("queue", max(0.0, time.perf_counter() - started - submitted.decode_s - submitted.encode_s))
         return point
+
+    def _submit(self, photo: bytes) -> PhotoFuture:
+        """Waits for nothing."""
+        limits = self._limits
+        return self.engine.encoder.submit(photo, max_pixels=limits.image_pixels, min_side=limits.image_min_side)
+
+    async def _submit_in_thread(self, read: Callable[[], bytes]) -> PhotoFuture:
+        submitting = self._readers.submit(lambda: self._submit(read()))
+        try:
+            return await asyncio.wrap_future(submitting)
+        except asyncio.CancelledError:
+            submitting.add_done_callback(_cancel_result)  # where it was submitted in spite of that
+            raise
 
     async def compute(self, work: Callable[[], Result], step: str, note: Note) -> Result:
         """``work`` in one of the threads that search, so that there are never more of them at work than those."""

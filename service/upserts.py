@@ -128,7 +128,7 @@ async def embed(state: ServiceState, photo: Photo, note: Note) -> tuple[bytes, n
 
     try:
         data = await run_in_threadpool(unpack)
-        return data, await state.off_loop.embed_photo(lambda: data, note)
+        return data, await state.off_loop.embed_photo(data, note)
     except Problem as problem:
         return problem
     except ImageError as error:

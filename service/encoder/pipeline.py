@@ -47,8 +47,9 @@ class Pipeline:
     """Photos in, each answered once through ``answer``, which several threads call.
 
     ``decode`` makes (3, s, s) of one task and raises :class:`ImageError`; ``encode`` makes (n, d) of (n, 3, s, s).
-    At most ``decode_threads`` threads decode at once, and one encodes. There is no waiting time: an idle encoder starts
-    at once, in the thread that decoded, and what was decoded meanwhile forms the next batch of at most ``max_batch``.
+    At most ``decode_threads`` threads decode at once, and ``encode_threads`` encode. There is no waiting time: an idle
+    encoder starts at once, in the thread that decoded, and what was decoded meanwhile forms the next batch of at most
+    ``max_batch``.
     The members of a batch that fails are tried one by one, so a bad one fails alone.
     """
 
@@ -60,15 +61,17 @@ class Pipeline:
         *,
         decode_threads: int,
         max_batch: int,
+        encode_threads: int = 1,
     ) -> None:
         self._decode, self._encode, self._answer, self._max_batch = decode, encode, answer, max_batch
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
         self._photos, self._decoded = Lanes[Task](), Lanes[Task]()
         self._tasks: dict[int, Task] = {}
-        self._idle_decoders, self._encoding, self._closed = decode_threads, False, False
+        self._idle_decoders, self._idle_encoders, self._closed = decode_threads, encode_threads, False
         self._threads = [
-            threading.Thread(target=self._run, name=f"photos-{i}", daemon=True) for i in range(decode_threads + 1)
+            threading.Thread(target=self._run, name=f"photos-{i}", daemon=True)
+            for i in range(decode_threads + encode_threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -103,7 +106,7 @@ class Pipeline:
                     return
                 if encode := self._can_encode():
                     taken = self._decoded.take(self._max_batch)
-                    self._encoding = True
+                    self._idle_encoders -= 1
                 else:
                     taken = self._photos.take()
                     self._idle_decoders -= 1
@@ -115,7 +118,7 @@ class Pipeline:
                 self._decode_one(taken[0])
 
     def _can_encode(self) -> bool:
-        return bool(self._decoded) and not self._encoding
+        return bool(self._decoded) and self._idle_encoders > 0
 
     def _can_decode(self) -> bool:
         return bool(self._photos) and self._idle_decoders > 0
@@ -149,7 +152,7 @@ class Pipeline:
                 self._encode_together(batch)
         finally:
             with self._lock:
-                self._encoding = False
+                self._idle_encoders += 1
 
     def _encode_together(self, batch: list[Task]) -> None:
         started = time.perf_counter()

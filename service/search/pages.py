@@ -93,23 +93,7 @@ def find_many(served: Served, options: SearchOptions, starts: Sequence[Start]) -
         rankings = collection.rank(spaces, count, radius=options.max_distance, allowed=allowed, exact=exact)
         if sequence is None or rankings[0].sequence == sequence:
             break
-    return [_page(collection, options, *pair) for pair in zip(starts, rankings, strict=True)]
-
-
-def _page(collection: Collection, options: SearchOptions, start: Start, ranking: Ranking) -> Page:
-    state = _current(collection, start, ranking)
-    distances, rows = ranking.distances, ranking.rows
-    if start.leave_out:
-        kept = rows != start.leave_out
-        distances, rows = distances[kept], rows[kept]
-    first = _first(start.cursor, distances, rows)
-    end = min(first + options.limit, MAX_DEPTH)
-    chosen = slice(first, end)
-    cursor = None
-    if end < min(len(rows), MAX_DEPTH):
-        cursor = _next(collection, options, start, end, distances[end - 1], rows[end - 1], state)
-    hits = _fetch(collection, options, distances[chosen], rows[chosen])
-    return Page(hits, start.space, cursor, ranking.proven, ranking.generation)
+    return _pages(collection, options, list(zip(starts, rankings, strict=True)))
 
 
 def _groups(served: Served, options: SearchOptions, start: Start) -> Page:
@@ -131,19 +115,12 @@ def _groups(served: Served, options: SearchOptions, start: Start) -> Page:
         sequences |= {scan.sequence for scan in scans}
         if len(sequences) == 1:
             break
-    state = _current(collection, start, scans[-1])
     distances = np.concatenate([scan.distances for scan in scans])
     rows = np.concatenate([scan.rows for scan in scans])
     order = np.lexsort((rows, distances))
-    distances, rows = distances[order], rows[order]
-    first = _first(start.cursor, distances, rows)
-    end = min(first + options.limit, MAX_DEPTH)
-    cursor = None
-    if end < min(len(rows), MAX_DEPTH):
-        cursor = _next(collection, options, start, end, distances[end - 1], rows[end - 1], state)
-    hits = _fetch(collection, options, distances[first:end], rows[first:end])
     proven = all(scan.proven for scan in scans)
-    return Page(hits, start.space, cursor, proven, scans[-1].generation)
+    nearest = Ranking(distances[order], rows[order], proven, scans[-1].sequence, scans[-1].generation)
+    return _pages(collection, options, [(start, nearest)])[0]
 
 
 def _scans(
@@ -176,6 +153,32 @@ def _scans(
         if not len(remaining):
             return scans
         count = min(2 * count, MOST_CANDIDATES)
+
+
+def _pages(collection: Collection, options: SearchOptions, found: Sequence[tuple[Start, Ranking]]) -> list[Page]:
+    """The page of each ranking; the items of all of them are fetched together."""
+    shown: list[tuple[list[float], Int64, str | None]] = []
+    for start, ranking in found:
+        state = _current(collection, start, ranking)
+        kept = ranking.rows != start.leave_out  # 0, which is no row, for nothing
+        distances, rows = ranking.distances[kept], ranking.rows[kept]
+        first = _first(start.cursor, distances, rows)
+        end = min(first + options.limit, MAX_DEPTH)
+        cursor = None
+        if end < min(len(rows), MAX_DEPTH):
+            cursor = _next(collection, options, start, end, distances[end - 1], rows[end - 1], state)
+        shown.append((distances[first:end].tolist(), rows[first:end], cursor))
+    items = iter(collection.catalogue.get_rows(np.concatenate([rows for _, rows, _ in shown])))
+    pages = []
+    for (start, ranking), (distances_shown, _, cursor) in zip(found, shown, strict=True):
+        # A row deleted since the scan has no item any more. Distances first: an item too many would be lost.
+        hits = [
+            Found(item, distance, _group(options, item))
+            for distance, item in zip(distances_shown, items, strict=False)
+            if item is not None
+        ]
+        pages.append(Page(hits, start.space, cursor, ranking.proven, ranking.generation))
+    return pages
 
 
 def _grouping(served: Served, options: SearchOptions) -> Groups:
@@ -253,16 +256,6 @@ def _options_print(collection: Collection, options: SearchOptions) -> bytes:
 
 def _seen(start: Start) -> int:
     return 0 if start.cursor is None else start.cursor.seen
-
-
-def _fetch(collection: Collection, options: SearchOptions, distances: np.ndarray, rows: Int64) -> list[Found]:
-    items = collection.catalogue.get_rows(rows)
-    # A row deleted since the scan has no item any more.
-    return [
-        Found(item, distance, _group(options, item))
-        for item, distance in zip(items, distances.tolist(), strict=True)
-        if item is not None
-    ]
 
 
 def _group(options: SearchOptions, item: Item) -> Group | None:

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jaxtyping
@@ -191,3 +192,21 @@ def test_what_cannot_be_had_is_explained(checkpoint: Path, tmp_path: Path, monke
     with pytest.raises(ExportError, match=r"needs onnxscript: pip install 'lhier\[export\]'"):
         Embedder.load(checkpoint, runtime="openvino", graphs=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_openvino_serves_several_callers_and_outlives_a_failure(checkpoint: Path, graphs: Path) -> None:
+    embedder = Embedder.load(checkpoint, runtime="openvino", graphs=graphs)
+    inputs = np.random.default_rng(2).normal(size=(24, 3, 64, 64)).astype(np.float32)
+    expected = np.concatenate([embedder.run(inputs[i : i + 1]) for i in range(len(inputs))])
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            sizes = (1, 3, 5, 7, 8)
+            ends = np.cumsum(sizes)
+            parts = list(
+                pool.map(embedder.run, (inputs[end - size : end] for size, end in zip(sizes, ends, strict=True)))
+            )
+            assert np.abs(np.concatenate(parts) - expected).max() < 1e-4
+    for size in (1, 9):
+        with pytest.raises(RuntimeError):
+            embedder.run(np.zeros((size, 2, 64, 64), np.float32))
+    assert np.abs(embedder.run(inputs) - expected).max() < 1e-4

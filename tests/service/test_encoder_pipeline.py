@@ -17,13 +17,17 @@ WAIT_S = 20.0
 class Bench:
     """A pipeline over photos that are numbers in text; the encoder doubles them, once it may."""
 
-    def __init__(self, max_batch: int, encode: Callable[[FloatArray], FloatArray] | None = None) -> None:
+    def __init__(
+        self, max_batch: int, encode: Callable[[FloatArray], FloatArray] | None = None, encode_threads: int = 1
+    ) -> None:
         self.batches: list[list[float]] = []
         self.answers: dict[int, float | Exception | None] = {}
         self.started, self.go_on = threading.Event(), threading.Event()
         self._answered = threading.Condition()
         self._encode = encode or (lambda inputs: 2 * inputs)
-        self.pipeline = Pipeline(self.decode, self.encode, self.answer, decode_threads=1, max_batch=max_batch)
+        self.pipeline = Pipeline(
+            self.decode, self.encode, self.answer, decode_threads=1, max_batch=max_batch, encode_threads=encode_threads
+        )
 
     def decode(self, task: Task) -> FloatArray:
         if task.photo == b"bad":
@@ -63,9 +67,11 @@ class Bench:
 
 
 @contextmanager
-def busy(max_batch: int, encode: Callable[[FloatArray], FloatArray] | None = None) -> Iterator[Bench]:
+def busy(
+    max_batch: int, encode: Callable[[FloatArray], FloatArray] | None = None, encode_threads: int = 1
+) -> Iterator[Bench]:
     """A bench whose encoder is held in a first batch, photo 0."""
-    bench = Bench(max_batch, encode)
+    bench = Bench(max_batch, encode, encode_threads)
     bench.put(0)
     assert bench.started.wait(WAIT_S)
     try:
@@ -84,6 +90,21 @@ def test_photos_that_come_meanwhile_go_together() -> None:
         bench.wait_for_answers(11)
     assert bench.answers == {number: 2.0 * number for number in range(11)}
     assert [len(batch) for batch in bench.batches] == [1, 4, 4, 2]
+
+
+def test_batches_overlap_as_far_as_the_encoder_lets_them() -> None:
+    with busy(2, encode_threads=2) as bench:
+        bench.started.clear()
+        bench.put(1)
+        assert bench.started.wait(WAIT_S)
+        for number in (2, 3):  # both encoders are held
+            bench.put(number)
+        bench.wait_until_decoded(2)
+        assert bench.batches == [[0], [1]]
+        bench.go_on.set()
+        bench.wait_for_answers(4)
+    assert bench.answers == {number: 2.0 * number for number in range(4)}
+    assert bench.batches == [[0], [1], [2, 3]]
 
 
 @pytest.mark.parametrize("how", ["raises", "is not finite"])
