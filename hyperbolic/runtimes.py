@@ -166,7 +166,7 @@ class _SideBySide:
                 self._idle.put(request)
 
         try:
-            for number in range(len(images)):
+            for number in range(max(1, len(images))):
                 while under_way and self._idle.empty():
                     collect()
                 request = self._idle.get()
