@@ -6,6 +6,7 @@ a terminal or a container's engine sends to whole groups, are the parent's to de
 
 import ctypes
 import faulthandler
+import gc
 import logging
 import os
 import signal
@@ -128,6 +129,8 @@ def _serve(link: Link, model: Model, setup: Setup) -> None:
         encode_threads=model.encode_threads,
         max_batch=model.max_batch,
     )
+    gc.collect()
+    gc.freeze()  # what was loaded stays: going through it again and again would hold photos up
     # As many photos as keep everything busy: one batch more than are encoded, and those that are being decoded.
     window = (model.encode_threads + 1) * model.max_batch + setup.decode_threads
     link.send(Kind.READY, {"info": asdict(model.info), "window": window})
