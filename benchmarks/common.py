@@ -9,8 +9,10 @@ import json
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -142,6 +144,14 @@ def write_result(
         json.dump(content, file, indent=1, allow_nan=False)
         file.write("\n")
     return path
+
+
+def peak_bytes() -> int:
+    """The largest resident memory of this process so far."""
+    if sys.platform == "linux":  # ru_maxrss would begin with that of the parent
+        return 1024 * int(Path("/proc/self/status").read_text(encoding="ascii").partition("VmHWM:")[2].split()[0])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def measure(call: Callable[[], object], repeats: int, warmup: int = 2) -> dict[str, float]:

@@ -4,20 +4,19 @@
 
 Labels as Stanford Online Products has them: 11,316 classes of about 5 photos in 12 super-classes, every photo asked for
 among all the others (leave-one-out), recall at 1, 10, 100 and 1000, MAP@R of classes and super-classes, heights. By
-geodesic distance and by cosine. Each ranking runs in a process of its own, whose peak memory (``ru_maxrss``) holds
+geodesic distance and by cosine. Each ranking runs in a process of its own, whose peak memory holds
 Python, torch and the embeddings too.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import PROJECT, write_result
+from benchmarks.common import PROJECT, peak_bytes, write_result
 
 RANKINGS = ("geodesic", "cosine")
 RECALL_AT = (1, 10, 100, 1000)
@@ -44,7 +43,7 @@ def child(ranking: str, photos: int, classes: int, dim: int, threads: int) -> di
     z = F.normalize(centres[labels] + 0.12 * torch.randn(photos, dim, generator=generator), dim=-1)
     space = lorentz.expmap0(z * (3.0 + 0.05 * torch.randn(photos, 1, generator=generator)), 1.0)[:, 1:].contiguous()
     paths = torch.stack([parent[labels], labels], dim=1)
-    before = _peak_bytes()
+    before = peak_bytes()
     start, processor = time.perf_counter(), time.process_time()
     order = lorentz_ranking(1.0) if ranking == "geodesic" else cosine_ranking
     figures = retrieval_metrics(space, paths, space, paths, order, leave_one_out=True, recall_at=RECALL_AT)
@@ -53,15 +52,10 @@ def child(ranking: str, photos: int, classes: int, dim: int, threads: int) -> di
         "ranking": ranking,
         "seconds": seconds,
         "processor_seconds": processor,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
         "peak_bytes_before": before,
         **{name: round(value, 6) for name, value in figures.items()},
     }
-
-
-def _peak_bytes() -> int:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ a node whose items are mostly of their leaf; `right_owner_built` is the same of 
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.common import write_result
+from benchmarks.common import peak_bytes, write_result
 
 LEAF, LATER = 20, 500
 Float64 = npt.NDArray[np.float64]
@@ -56,11 +55,6 @@ def points(items: int, dim: int, radius: float, seed: int) -> npt.NDArray[np.flo
     return step(members, rng.normal(0.4, 0.1, size=(items, 1)), rng)[:, 1:].astype(np.float32)
 
 
-def peak_mb() -> float:
-    """The largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def run(items: int, dim: int, radius: float, seed: int) -> dict[str, Any]:
     """One row: a tree over `items` points built, saved, loaded, grown and shrunk."""
     from index.hierarchy import Hierarchy
@@ -72,12 +66,12 @@ def run(items: int, dim: int, radius: float, seed: int) -> dict[str, Any]:
     space, leaf_of = space[order], order // LEAF
     rows = np.arange(len(space))
     late = rows >= items
-    before = peak_mb()
+    before = peak_bytes() / 2**20
     start = time.perf_counter()
     tree = Hierarchy.build(space[~late], rows[~late], 1.0)
     row: dict[str, Any] = {
         "items": items, "embedding_dim": dim, "radius": radius, "seed": seed,
-        "build_s": time.perf_counter() - start, "peak_mb": peak_mb(), "before_mb": before,
+        "build_s": time.perf_counter() - start, "peak_mb": peak_bytes() / 2**20, "before_mb": before,
         "points_mb": space.nbytes / 2**20, "nodes": len(tree.ids), "depth": int(tree.depths.max()),
         "children_most": max(len(tree.children(node)) for node in range(len(tree.ids))),
     }  # fmt: skip

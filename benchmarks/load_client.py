@@ -3,6 +3,7 @@
 Every request is bytes made beforehand, so that the client takes as little of the machine as it can.
 """
 
+import io
 import itertools
 import socket
 import threading
@@ -10,11 +11,16 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
+from PIL import Image
+
+from hyperbolic.images import read_image
 
 PERCENTILES = (50, 95, 99)
+SMALL = (224, 224)
 
 
 @dataclass(slots=True)
@@ -42,6 +48,21 @@ class Answers:
         if len(fine):
             row |= {f"p{p}_ms": 1e3 * float(np.percentile(fine, p)) for p in PERCENTILES}
         return row
+
+
+def jpegs(photos: Sequence[Path], size: tuple[int, int], count: int) -> list[bytes]:
+    """Photos, cut to the shape and scaled to the size."""
+    made = []
+    for path in photos[:: max(1, len(photos) // count)][:count]:
+        image = read_image(path)
+        width, height = image.size
+        scale = min(width / size[0], height / size[1])
+        across, down = size[0] * scale / 2, size[1] * scale / 2
+        box = (width / 2 - across, height / 2 - down, width / 2 + across, height / 2 + down)
+        file = io.BytesIO()
+        image.resize(size, Image.Resampling.BICUBIC, box=box).save(file, "JPEG", quality=90)
+        made.append(file.getvalue())
+    return made
 
 
 def photo_request(url: str, path: str, photo: bytes, fields: dict[str, str] | None = None, name: str = "file") -> bytes:

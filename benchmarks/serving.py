@@ -15,7 +15,6 @@ The clients are threads of this process.
 """
 
 import argparse
-import io
 import itertools
 import os
 import signal
@@ -40,7 +39,7 @@ from PIL import Image
 
 from benchmarks.common import PROJECT, write_result
 from benchmarks.embed import load
-from benchmarks.load_client import PERCENTILES, closed_loop, photo_request
+from benchmarks.load_client import PERCENTILES, SMALL, closed_loop, jpegs, photo_request
 from hyperbolic.checkpoint import save_checkpoint
 from hyperbolic.embedder import Embedder
 from hyperbolic.images import find_images, read_image
@@ -50,28 +49,13 @@ from index.plan import Plan, write_request
 
 PHOTOS = PROJECT.parent / "shared" / "data" / "grocery" / "test"
 CLIENTS = (1, 4, 16, 64)
-SMALL, LARGE = (224, 224), (4000, 3000)
+LARGE = (4000, 3000)
 START_S = 300.0
 # Threads that spin while they wait take the cores from the other systems, idle as these are.
 PASSIVE = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
 MAX_BATCH = 16
 
 Row = dict[str, Any]
-
-
-def jpegs(photos: Sequence[Path], size: tuple[int, int], count: int) -> list[bytes]:
-    """Photos, cut to the shape and scaled to the size."""
-    made = []
-    for path in photos[:: max(1, len(photos) // count)][:count]:
-        image = read_image(path)
-        width, height = image.size
-        scale = min(width / size[0], height / size[1])
-        across, down = size[0] * scale / 2, size[1] * scale / 2
-        box = (width / 2 - across, height / 2 - down, width / 2 + across, height / 2 + down)
-        file = io.BytesIO()
-        image.resize(size, Image.Resampling.BICUBIC, box=box).save(file, "JPEG", quality=90)
-        made.append(file.getvalue())
-    return made
 
 
 def build_store(folder: Path, embedder: Embedder, photos: Sequence[Path], count: int) -> np.ndarray:

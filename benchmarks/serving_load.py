@@ -10,7 +10,6 @@ prints its figures, and writes them by the rules of :mod:`benchmarks.common`.
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 import random
@@ -29,11 +28,11 @@ from typing import Any
 from urllib.parse import quote
 
 import click
-from PIL import Image
 
 from benchmarks.common import write_result
+from benchmarks.load_client import SMALL, jpegs, photo_request
+from hyperbolic.images import find_images
 
-SIDE = 224
 PHOTOS = 64
 START_S = 900.0
 CLIENTS = 16
@@ -91,26 +90,15 @@ def service(checkpoint: Path, store: Path, photos: Path, runtime: str) -> Iterat
 
 def prepared(photos: Path) -> list[bytes]:
     """Searches by 224-pixel JPEGs, as they go over the wire."""
-    paths = sorted(path for path in photos.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg", ".png"})
-    chosen = random.Random(0).sample(paths, min(PHOTOS, len(paths)))
-    if not chosen:
+    paths = find_images(photos)
+    if not paths:
         raise click.UsageError(f"{photos} holds no photos")
-    requests = []
-    for path in chosen:
-        buffer = io.BytesIO()
-        with Image.open(path) as image:
-            image.convert("RGB").resize((SIDE, SIDE)).save(buffer, "JPEG", quality=90)
-        requests.append(form(buffer.getvalue()))
-    return requests
+    return [search_by(photo) for photo in jpegs(paths, SMALL, PHOTOS)]
 
 
-def form(photo: bytes) -> bytes:
-    """A search by ``photo``."""
-    body = (
-        b'--b\r\nContent-Disposition: form-data; name="limit"\r\n\r\n10\r\n--b\r\nContent-Disposition: form-data; '
-        b'name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n' + photo + b"\r\n--b--\r\n"
-    )
-    return request("POST", "/v1/search", body, "multipart/form-data; boundary=b")
+def search_by(photo: bytes) -> bytes:
+    """A search by a photo."""
+    return photo_request("http://127.0.0.1", "/v1/search", photo, {"limit": "10"})
 
 
 def request(method: str, path: str, body: bytes = b"", content_type: str = "application/json") -> bytes:
@@ -316,7 +304,7 @@ def overload(checkpoint: Path, store: Path, photos: Path, runtime: str, out: Pat
 
     with service(checkpoint, store, photos, runtime) as running:
         rows = asyncio.run(run(running.port))
-    click.echo(write_result("serving_overload", out, {"seconds": seconds, "runtime": runtime, "side": SIDE}, rows))
+    click.echo(write_result("serving_overload", out, {"seconds": seconds, "runtime": runtime, "side": SMALL[0]}, rows))
 
 
 @main.command()
@@ -373,7 +361,7 @@ def slow(checkpoint: Path, store: Path, photos: Path, runtime: str, out: Path | 
 
     with service(checkpoint, store, photos, runtime) as running:
         rows = asyncio.run(run(running.port))
-    parameters = {"seconds": seconds, "runtime": runtime, "slow_clients": SLOW_CLIENTS, "side": SIDE}
+    parameters = {"seconds": seconds, "runtime": runtime, "slow_clients": SLOW_CLIENTS, "side": SMALL[0]}
     click.echo(write_result("serving_slow_clients", out, parameters, rows))
 
 
@@ -404,7 +392,7 @@ def soak(
             elif draw < 0.97:
                 sent = request("DELETE", f"/v1/collections/default/items/soak-{number}-{rng.randrange(100)}")
             else:
-                sent = form(rng.randbytes(2000))
+                sent = search_by(rng.randbytes(2000))
             await seen.ask(connection, sent)
         connection.close()
 

@@ -3,6 +3,7 @@
 A graph is made once per model and versions, checked against torch, and kept in :func:`graph_cache`.
 """
 
+import contextlib
 import copy
 import hashlib
 import importlib
@@ -175,8 +176,9 @@ class _SideBySide:
             while under_way:
                 collect()
         finally:
-            for request in under_way:  # something failed
-                request.cancel()
+            for request in under_way:  # one failed: the others end first
+                with contextlib.suppress(RuntimeError):
+                    request.wait()
                 self._idle.put(request)
         return np.concatenate(points)
 

@@ -1,9 +1,11 @@
 """``lhier serve`` and ``lhier doctor``."""
 
+import gc
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,45 +14,43 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 
+def _setup_options(command: Callable[..., None]) -> Callable[..., None]:
+    """What is served, where, and on what: the options that both commands share."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    for option in (
+        click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML)."),
+        click.option(
+            "--image-root", type=folder, help="Where the photos lie, if not (or no more) where they were embedded."
+        ),
+        click.option(
+            "--runtime",
+            type=click.Choice(["auto", "openvino", "torch", "onnxruntime"]),
+            help="What runs the encoder. [default: auto]",
+        ),
+        click.option("--device", help="Where the encoder runs: cpu, cuda. [default: cpu]"),
+        click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. [default: 8000]"),
+        click.option("--host", help="Address to listen on. [default: 127.0.0.1]"),
+        click.option(
+            "--collection",
+            "collections",
+            multiple=True,
+            help="Collection to serve; may be repeated. [default: all there are]",
+        ),
+        click.option("--store", type=click.Path(path_type=Path), help="Store folder that 'lhier index build' wrote."),
+        click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint or run folder."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint or run folder.")
-@click.option("--store", type=click.Path(path_type=Path), help="Store folder that 'lhier index build' wrote.")
-@click.option(
-    "--collection", "collections", multiple=True, help="Collection to serve; may be repeated. [default: all there are]"
-)
-@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one. [default: 8000]")
-@click.option("--device", help="Where the encoder runs: cpu, cuda. [default: cpu]")
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", "openvino", "torch", "onnxruntime"]),
-    help="What runs the encoder. [default: auto]",
-)
+@_setup_options
 @click.option("--search-device", type=click.Choice(["cpu", "cuda"]), help="Where searches run. [default: cpu]")
-@click.option(
-    "--image-root",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Where the photos lie, if not (or no more) where they were embedded.",
-)
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), help="How a line of the log is written. [default: text]"
 )
-def serve(
-    checkpoint: Path | None,
-    store: Path | None,
-    collections: tuple[str, ...],
-    host: str | None,
-    port: int | None,
-    device: str | None,
-    runtime: str | None,
-    search_device: str | None,
-    image_root: Path | None,
-    config: Path | None,
-    log_level: str,
-    log_format: str | None,
-) -> None:
+def serve(search_device: str | None, log_level: str, log_format: str | None, **setup: Any) -> None:
     """Serve search by photo: a REST API and a page to try it on.
 
     \b
@@ -66,18 +66,7 @@ def serve(
     from service.operation.logs import configure
     from service.settings import unknown_variables
 
-    settings = _settings(
-        config,
-        checkpoint=checkpoint,
-        store=store,
-        host=host,
-        port=port,
-        collections=collections or None,
-        search_device=search_device,
-        image_root=image_root,
-        inference={"device": device, "runtime": runtime},
-        operation={"log_format": log_format},
-    )
+    settings = _settings(search_device=search_device, operation={"log_format": log_format}, **setup)
     configure(log_level, settings.operation.log_format, settings.auth.secrets())
     for variable in unknown_variables():
         logging.getLogger(__name__).warning("event=unknown_setting variable=%s action=ignored", variable)
@@ -97,46 +86,24 @@ def serve(
         except (EncoderStartError, StoreError, FaissMissingError) as error:
             raise click.ClickException(str(error)) from error
         try:
+            app = create_app(engine, settings)
+            # What was loaded stays: going through it held everything up for 50 ms every few seconds of load.
+            gc.collect()
+            gc.freeze()
             url = url_of(listener)
             click.echo(f"Serving {_held(engine)} with model {engine.model.model_hash} ({engine.model.backbone}).")
             click.echo(f"Page: {url}/   API: {url}/docs   Try: curl -F file=@photo.jpg -F limit=5 {url}/v1/search")
-            serve_until_signal(create_app(engine, settings), settings, listener)
+            serve_until_signal(app, settings, listener)
             click.echo("Stopped.")
         finally:
             engine.close()
 
 
 @click.command()
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Checkpoint or run folder.")
-@click.option("--store", type=click.Path(path_type=Path), help="Store folder.")
-@click.option("--collection", "collections", multiple=True, help="Collection to look at. [default: all there are]")
-@click.option("--host", help="Address that will be listened on. [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port that will be listened on. [default: 8000]")
-@click.option("--device", help="Where the encoder will run: cpu, cuda. [default: cpu]")
-@click.option(
-    "--runtime",
-    type=click.Choice(["auto", "openvino", "torch", "onnxruntime"]),
-    help="What will run the encoder. [default: auto]",
-)
-@click.option(
-    "--image-root", type=click.Path(file_okay=False, path_type=Path), help="Where the photos lie, if they moved."
-)
-@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Settings file (TOML).")
+@_setup_options
 @click.option("--deep", is_flag=True, help="Read and check every stored item; takes as long as there are items.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-def doctor(
-    checkpoint: Path | None,
-    store: Path | None,
-    collections: tuple[str, ...],
-    host: str | None,
-    port: int | None,
-    device: str | None,
-    runtime: str | None,
-    image_root: Path | None,
-    config: Path | None,
-    deep: bool,
-    as_json: bool,
-) -> None:
+def doctor(deep: bool, as_json: bool, **setup: Any) -> None:
     """Check what 'lhier serve' would run on: packages, checkpoint, store, disk, port, keys. Changes nothing.
 
     \b
@@ -149,10 +116,7 @@ def doctor(
 
     from service.operation.doctor import examine
 
-    settings = _settings(
-        config, checkpoint=checkpoint, store=store, host=host, port=port, collections=collections or None,
-        image_root=image_root, inference={"device": device, "runtime": runtime},
-    )  # fmt: skip
+    settings = _settings(**setup)
     findings = []
     for finding in examine(settings, deep=deep):
         findings.append(finding)
@@ -170,33 +134,31 @@ def doctor(
 def _held(engine: "Engine") -> str:
     """What is served, in words."""
     told = []
-    for state in engine.collections.states():
-        if state.fault is not None:
-            told.append(f"{state.name} (broken: {state.fault})")
-        else:
-            with engine.collections.use(state.name) as served:
-                told.append(f"{state.name} ({served.collection.count:,} items)")
+    for state, count in engine.collections.survey(lambda served: served.collection.count):
+        told.append(f"{state.name} (broken: {state.fault})" if count is None else f"{state.name} ({count:,} items)")
     return ", ".join(told) or "no collection yet"
 
 
-def _settings(config: Path | None, **options: object) -> "Settings":
+def _settings(
+    config: Path | None, device: str | None, runtime: str | None, collections: tuple[str, ...], **options: Any
+) -> "Settings":
     """The settings, with those options above them that were given; told as wrong use where they cannot be."""
     from pydantic import ValidationError
 
     from service.settings import load_settings
 
-    given: dict[str, object] = {}
-    for name, value in options.items():
-        if isinstance(value, dict):
-            value = {key: each for key, each in value.items() if each is not None} or None  # noqa: PLW2901
-        if value is not None:
-            given[name] = value
+    options |= {"inference": {"device": device, "runtime": runtime}, "collections": collections}
     try:
-        return load_settings(config, **given)
+        return load_settings(config, **_given(options))
     except ValidationError as error:
         raise click.UsageError(_explain(error)) from error
     except (OSError, ValueError) as error:
         raise click.UsageError(f"{config}: {error}") from error
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    values = {name: _given(value) if isinstance(value, dict) else value for name, value in options.items()}
+    return {name: value for name, value in values.items() if value not in (None, (), {})}
 
 
 def _explain(error: Exception) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from index.collection import Collection, collection_folder, list_collections
 from index.errors import (
@@ -27,8 +27,11 @@ from service.hierarchy.tree import ServedTree
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 DEFAULT_COLLECTION = "default"
 RETRY_S = 10.0  # between attempts at opening a broken collection
+UNREADABLE = "it cannot be read"
 CLOSE_S = 5.0  # that the end of the service waits for rebuilds: what one has made so far is made anew
 _SUSPICIOUS = (CatalogueError, SnapshotError, CollectionNotFoundError)  # not what a request can be at fault for
 
@@ -141,6 +144,21 @@ class Collections:
             raise
         finally:
             self._release(served)
+
+    def survey(self, work: Callable[[Served], Result]) -> Iterator[tuple[State, Result | None]]:
+        """How each stands, with what ``work`` makes of those that can be used; no broken one is tried again for it."""
+        for state in self.states():
+            fault, result = state.fault, None
+            if fault is None:
+                try:
+                    with self.use(state.name) as served:
+                        result = work(served)
+                except UnknownCollectionError:  # deleted meanwhile
+                    continue
+                except (CollectionUnavailableError, StoreError) as error:
+                    logger.debug("event=not_surveyed collection=%s error=%r", state.name, error)
+                    fault = UNREADABLE
+            yield State(state.name, fault), result
 
     def get(self, name: str | None = None) -> Collection:
         """A collection that the caller knows to stay. Raises as :meth:`use` does."""
@@ -300,7 +318,7 @@ class Collections:
                 self.store, entry.name, model_hash=self.model_hash, image_root=self._image_root, device=self._device
             )
         except StoreError as error:
-            fault = "another model embedded it" if isinstance(error, ModelMismatchError) else "it cannot be read"
+            fault = "another model embedded it" if isinstance(error, ModelMismatchError) else UNREADABLE
             logger.error("event=collection_broken collection=%s error=%r", entry.name, str(error))  # noqa: TRY400
             with self._lock:
                 self._retire(entry)  # what was open is not what lies there

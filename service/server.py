@@ -1,7 +1,6 @@
 """Running the application: in this process until a signal, or in a thread for tests and the demo."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -157,9 +156,6 @@ class Server(uvicorn.Server):
 
 def serve_until_signal(app: FastAPI, settings: Settings, listener: socket.socket) -> None:
     """Serve until SIGTERM or Ctrl-C; requests under way are answered before it returns."""
-    # What was imported and loaded stays: going through it held everything up for 50 ms every few seconds of load.
-    gc.collect()
-    gc.freeze()
     Server(app, settings).run(sockets=[listener])
 
 

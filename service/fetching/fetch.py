@@ -25,6 +25,7 @@ import httpx
 
 from service.fetching.addresses import Address, is_public
 from service.fetching.network import Pinned, too_large
+from service.operation.load import claim
 from service.problems import Problem
 from service.settings import UrlSettings
 
@@ -97,8 +98,8 @@ async def fetch(
 
     Raises :class:`~service.problems.Problem`: 403 ``urls_disabled``; 422 ``url_not_allowed`` (scheme, port, host or
     address, of a redirect too), ``url_unreachable``, ``url_timeout`` and ``url_bad_answer``; 413 ``url_too_large``;
-    503 ``urls_busy``. A name without an address and one with a blocked address read the same, so that no answer tells
-    which names exist in the network behind this server.
+    429 where too much is kept in memory already; 503 ``urls_busy``. A name without an address and one with a blocked
+    address read the same, so that no answer tells which names exist in the network behind this server.
     """
     if not limits.enabled:
         raise Problem(403, "urls_disabled", "this server fetches nothing by URL: send the photo itself")
@@ -124,6 +125,7 @@ async def _fetched(
                 addresses = await _addresses(target, resolve, allowed)
                 found = await _ask(target, addresses, limits, ssl_context or _ssl_context())
                 if isinstance(found, bytes):
+                    claim.get()(len(found))
                     elapsed = time.perf_counter() - started
                     logger.info("event=url_fetched host=%s bytes=%d duration_ms=%.0f", host, len(found), elapsed * 1000)
                     return found

@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.middleware.lookup import operation
 from service.middleware.refusal import Answer, Refused
-from service.operation.load import Load
+from service.operation.load import Load, claim
 from service.problems import Problem
 from service.settings import LimitSettings
 
@@ -21,7 +21,7 @@ class Admission:
     A request takes its place when its body is there and gives it back when its answer begins: who sends or reads
     slowly holds up nobody. ``deadline_s`` covers upload, waiting and work up to that moment, past it the answer is
     504; it begins with the end of the body for operations that stream it. All bodies that are being kept together
-    have at most ``buffered_bytes``.
+    have at most ``buffered_bytes``, what they had fetched included.
     """
 
     def __init__(self, app: ASGIApp, limits: LimitSettings, load: Load) -> None:
@@ -40,9 +40,11 @@ class Admission:
             await self.too_many().response(scope)(scope, receive, send)
             return
         visit = _Visit(self, scope, receive, send)
+        outer = claim.set(visit.claim)
         try:
             await visit.run()
         finally:
+            claim.reset(outer)
             visit.leave(done=False)
             self._buffered -= visit.buffered
 
@@ -123,6 +125,13 @@ class _Visit:
             self.leave(done=False)
             await problem.response(self.scope)(self.scope, self._receive, self._send)
 
+    def claim(self, size: int) -> None:
+        """Keep ``size`` more bytes until this request is answered. Raises :class:`Problem` 429."""
+        self.buffered += size
+        if not self.admission.keep(size):
+            detail = "too much is being uploaded at once: try again in a moment"
+            raise Problem(429, "too_many_uploads", detail, headers={"Retry-After": "1"})
+
     def shed(self) -> None:
         """Give up, with 429, unless the answer has begun."""
         if not self._answer.started:
@@ -149,17 +158,10 @@ class _Visit:
     async def _receive_and_take_place(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request" and not (self._placed or self._answer.started):
-            size = 0 if self._streams else len(message.get("body", b""))
-            self.buffered += size
-            if not self.admission.keep(size):
-                raise self._answer.refuse(
-                    Problem(
-                        429,
-                        "too_many_uploads",
-                        "too much is being uploaded at once: try again in a moment",
-                        headers={"Retry-After": "1"},
-                    )
-                )
+            try:
+                self.claim(0 if self._streams else len(message.get("body", b"")))
+            except Problem as problem:
+                raise self._answer.refuse(problem) from None
             if not message.get("more_body", False):
                 await self._arrived()
         return message

@@ -11,8 +11,8 @@ MEDIA_TYPE = "text/event-stream"
 
 
 class EventStreams:
-    """Tells an application that sends ``text/event-stream`` that its client has gone, once the service drains, and
-    ends the answer as a complete one."""
+    """Tells an application that sends ``text/event-stream`` that its client has gone, once the service drains or where
+    it asked for the head only, and ends the answer as a complete one."""
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
         self.app = app
@@ -36,7 +36,8 @@ class EventStreams:
 
         async def drained() -> None:
             await streaming.wait()  # a response listens for the client's end before it begins
-            await self.lifecycle.until_draining()
+            if not scope["state"]["head"]:  # whoever asks for the head alone has it
+                await self.lifecycle.until_draining()
 
         async def receive_or_drain() -> Message:
             if scope["method"] != "GET":  # as streams of events are: bodies come without a second task

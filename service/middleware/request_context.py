@@ -58,7 +58,8 @@ class RequestContext:
         state["request_id"] = request_id
         remembered = current_request_id.set(request_id)
         method = scope["method"]
-        if method == "HEAD":
+        state["head"] = method == "HEAD"
+        if state["head"]:
             scope = {**scope, "method": "GET"}
         started = time.perf_counter()
         status = 0

@@ -4,6 +4,10 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
+
+claim: ContextVar[Callable[[int], None]] = ContextVar("claim", default=lambda _: None)
+"""Counts bytes that the request being answered here keeps in memory; raises a problem 429 where too many are kept."""
 
 RATE_WINDOW_S = 2.0
 CALM_S = 2.0

@@ -1,18 +1,13 @@
 """Quotas: how much the store and this process may take; what is beyond it is refused before it is begun."""
 
-import logging
 import os
 import shutil
 import threading
 from pathlib import Path
 
-from index.errors import StoreError
-from service.collections import CollectionUnavailableError, UnknownCollectionError
 from service.engine import Engine
 from service.problems import Problem
 from service.settings import QuotaSettings
-
-logger = logging.getLogger(__name__)
 
 
 class Quotas:
@@ -52,15 +47,8 @@ class Quotas:
 
     def counts(self) -> dict[str, int]:
         """Items of every collection that can be used at present."""
-        found = {}
-        for state in self._engine.collections.states():
-            if state.fault is None:
-                try:
-                    with self._engine.collections.use(state.name) as served:
-                        found[state.name] = served.collection.count
-                except (StoreError, UnknownCollectionError, CollectionUnavailableError) as error:
-                    logger.debug("event=not_counted collection=%s error=%r", state.name, error)
-        return found
+        surveyed = self._engine.collections.survey(lambda served: served.collection.count)
+        return {state.name: count for state, count in surveyed if count is not None}
 
     def require(self, size: int = 0) -> None:
         """Raise a :class:`~service.problems.Problem` 507 unless the store may grow by about ``size`` bytes."""

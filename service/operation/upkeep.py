@@ -8,8 +8,6 @@ import time
 
 import numpy as np
 
-from index.errors import StoreError
-from service.collections import CollectionUnavailableError, UnknownCollectionError
 from service.engine import Engine
 from service.operation.metrics import Metrics
 from service.operation.quotas import Quotas
@@ -58,19 +56,13 @@ class Upkeep:
             self._probe_recall()
 
     def _probe_recall(self) -> None:
-        for name in self._engine.collections.names():
+        for state, found in self._engine.collections.survey(lambda served: probe(served.collection, self._rng)):
+            if found is not None:
+                self._metrics.recall.labels(state.name).set(found)
+                level = logging.WARNING if found < 0.9 else logging.DEBUG
+                logger.log(level, "event=recall_probed collection=%s recall=%.4f", state.name, found)
             if self._ending.is_set():
                 return
-            try:
-                with self._engine.collections.use(name) as served:
-                    found = probe(served.collection, self._rng)
-            except (StoreError, UnknownCollectionError, CollectionUnavailableError) as error:
-                logger.debug("event=recall_not_probed collection=%s error=%r", name, error)
-                continue
-            if found is not None:
-                self._metrics.recall.labels(name).set(found)
-                level = logging.WARNING if found < 0.9 else logging.DEBUG
-                logger.log(level, "event=recall_probed collection=%s recall=%.4f", name, found)
 
     def _run(self) -> None:
         if sys.platform == "linux":  # there a thread has a niceness of its own

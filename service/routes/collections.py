@@ -6,9 +6,9 @@ from urllib.parse import unquote
 from fastapi import APIRouter, Response
 from fastapi import Path as PathParameter
 
-from index.errors import CollectionExistsError, CollectionNameError, StoreError
+from index.errors import CollectionExistsError, CollectionNameError
 from index.plan import Plan, read_request
-from service.collections import CollectionUnavailableError, Served, TooManyCollectionsError, UnknownCollectionError
+from service.collections import Served, TooManyCollectionsError
 from service.problems import MEDIA_TYPE, Problem
 from service.schemas.collections import (
     CollectionAnswer,
@@ -38,19 +38,10 @@ def problems(**described: str) -> dict[int | str, dict[str, Any]]:
 @router.get("")
 def list_collections(state: State) -> CollectionsAnswer:
     """All collections that are served, with their number of items; a broken one says so and the others serve on."""
-    found = []
-    for each in state.engine.collections.states():
-        count, fault = None, each.fault
-        if fault is None:
-            try:
-                with state.engine.collections.use(each.name) as served:
-                    count = served.collection.count
-            except UnknownCollectionError:  # deleted meanwhile
-                continue
-            except (CollectionUnavailableError, StoreError):
-                fault = "it cannot be read"
-        found.append(CollectionListing(name=each.name, count=count, fault=fault))
-    return CollectionsAnswer(collections=found)
+    surveyed = state.engine.collections.survey(lambda served: served.collection.count)
+    return CollectionsAnswer(
+        collections=[CollectionListing(name=each.name, count=count, fault=each.fault) for each, count in surveyed]
+    )
 
 
 @router.get("/{collection}", responses=problems(s404="no such collection"))
@@ -64,7 +55,9 @@ def collection(served: NamedServed) -> CollectionAnswer:
     responses={
         200: {"description": "It is there already, with these settings."},
         201: {"description": "Created.", "model": CollectionAnswer},
-        **problems(s409="it is there already, with other settings", s507="there are as many as are allowed"),
+        **problems(
+            s409="it is there already, with other settings or not served here", s507="there are as many as are allowed"
+        ),
     },
 )
 def create_collection(
@@ -94,6 +87,9 @@ def create_collection(
     except TooManyCollectionsError as error:
         raise Problem(507, "too_many_collections", f"{error}: delete one first") from error
     except CollectionExistsError:
+        if name not in collections.names():
+            detail = f"the store holds a collection {name!r} that is not served here: take another name"
+            raise Problem(409, "collection_exists", detail) from None
         with collections.use(name) as served:
             there = served.collection
             if (read_request(there.folder), there.schema) != (request, schema):

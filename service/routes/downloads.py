@@ -33,13 +33,18 @@ class Download(FileResponse):
         await super().__call__(scope, receive, send_or_refuse)
 
 
+def is_known(if_none_match: str | None, etag: str) -> bool:
+    """Whether a client that sends this ``If-None-Match`` has what ``etag`` stands for."""
+    tags = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    return etag in tags or "*" in tags
+
+
 def download(
     request: Request, path: Path, *, filename: str, media_type: str, etag: str, headers: Mapping[str, str]
 ) -> Response:
     """The file at ``path``, or 304 where the client has it. Raises ``FileNotFoundError``."""
     stat_result = path.stat()
     all_headers = {**headers, "ETag": etag, "Cache-Control": "private, no-cache"}
-    known = {tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")}
-    if etag in known:
+    if is_known(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=all_headers)
     return Download(path, headers=all_headers, media_type=media_type, filename=filename, stat_result=stat_result)

@@ -109,9 +109,7 @@ async def nodes(
     limit: Annotated[int, Query(ge=1, le=MAX_NODES, description="How many nodes at most.")] = 200,
 ) -> NodesAnswer:
     """A node and what lies below it, level by level, the largest first; ``cut`` where children are left out."""
-    return await _worked_out(
-        request, state, lambda: teller.below(_number(teller.view, parent) if parent else 0, depth, limit)
-    )
+    return await _worked_out(request, state, lambda: teller.below(_number(teller.view, parent), depth, limit))
 
 
 @router.get("/nodes/{node_id}", responses=NODE_PROBLEMS)
@@ -274,9 +272,7 @@ async def projection(
     items: Annotated[int, Query(ge=0, le=MAX_PROJECTED_ITEMS, description="How many items, drawn evenly.")] = 300,
 ) -> ProjectionAnswer:
     """Where nodes and a sample of items lie on the Poincare disk: the general inside, the specific at the rim."""
-    return await _worked_out(
-        request, state, lambda: teller.projection(_number(teller.view, node) if node else 0, nodes, items)
-    )
+    return await _worked_out(request, state, lambda: teller.projection(_number(teller.view, node), nodes, items))
 
 
 async def _worked_out(request: Request, state: ServiceState, work: Callable[[], Result]) -> Result:
@@ -310,7 +306,10 @@ async def _points(request: Request, state: ServiceState, served: Served, asked: 
             task.cancel()
 
 
-def _number(view: TreeView, node_id: str) -> int:
+def _number(view: TreeView, node_id: str | None) -> int:
+    """The index of a node; the root's where none is named."""
+    if node_id is None:
+        return 0
     try:
         return view.hierarchy.index_of(node_id)
     except KeyError:

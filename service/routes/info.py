@@ -4,12 +4,10 @@ from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import APIRouter
 
-from index.errors import StoreError
-from service.collections import CollectionUnavailableError, UnknownCollectionError
-from service.collections import State as CollectionState
+from service.collections import Served
 from service.schemas.common import MAX_LIMIT
 from service.schemas.info import CollectionInfo, Info, Limits
-from service.state import ServiceState, State
+from service.state import State
 
 router = APIRouter(prefix="/v1", tags=["info"])
 
@@ -36,21 +34,12 @@ def info(state: State) -> Info:
         limits=Limits(hits=MAX_LIMIT, **state.settings.limits.model_dump()),
         default_collection=state.engine.collections.default,
         collections=[
-            found for each in state.engine.collections.states() if (found := _collection_info(state, each)) is not None
+            CollectionInfo(name=each.name, fault=each.fault) if found is None else found
+            for each, found in state.engine.collections.survey(_collection_info)
         ],
     )
 
 
-def _collection_info(state: ServiceState, each: CollectionState) -> CollectionInfo | None:
-    """How a collection stands, be it broken; None for one that was deleted meanwhile."""
-    fault = each.fault
-    if fault is None:
-        try:
-            with state.engine.collections.use(each.name) as served:
-                collection = served.collection
-                return CollectionInfo(name=each.name, count=collection.count, generation=collection.generation)
-        except UnknownCollectionError:
-            return None
-        except (CollectionUnavailableError, StoreError):
-            fault = "it cannot be read"
-    return CollectionInfo(name=each.name, fault=fault)
+def _collection_info(served: Served) -> CollectionInfo:
+    collection = served.collection
+    return CollectionInfo(name=collection.name, count=collection.count, generation=collection.generation)

@@ -22,6 +22,7 @@ from service.collections import Served
 from service.engine import UnknownItemError
 from service.problems import Problem
 from service.routes.collections import problems
+from service.routes.downloads import is_known
 from service.schemas.common import MAX_ID
 from service.schemas.filters import Filter
 from service.schemas.items import (
@@ -186,7 +187,7 @@ def thumbnail(
     """The item's photo as a small JPEG, at most ``size`` pixels a side."""
     made = state.thumbnails.get(_photo(collection, item), int(size))
     headers = {"ETag": made.etag, "Cache-Control": CACHE_CONTROL}
-    if _matches(if_none_match, made.etag):
+    if is_known(if_none_match, made.etag):
         return Response(status_code=304, headers=headers)
     return Response(made.data, media_type="image/jpeg", headers=headers)
 
@@ -197,7 +198,7 @@ def image(collection: NamedCollection, item: NamedItem, if_none_match: IfNoneMat
     path = _photo(collection, item)
     etag = entity_tag(path)
     headers = {"ETag": etag, "Cache-Control": CACHE_CONTROL}
-    if _matches(if_none_match, etag):
+    if is_known(if_none_match, etag):
         return Response(status_code=304, headers=headers)
     guessed = mimetypes.guess_type(path.name)[0] or ""
     # Only photos are shown inline: a file of another kind must not run as a page of this origin.
@@ -256,11 +257,6 @@ def _photo(collection: Collection, item: Item) -> Path:
     if path is None:
         raise Problem(404, "image_not_found", f"item {item.id!r} was stored without a photo")
     return path
-
-
-def _matches(if_none_match: str | None, etag: str) -> bool:
-    tags = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
-    return etag in tags or "*" in tags
 
 
 def _cursor(row: int) -> str:

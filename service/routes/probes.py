@@ -77,6 +77,6 @@ async def readyz(state: State, response: Response) -> Readiness:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-async def prometheus(state: State) -> Response:
+def prometheus(state: State) -> Response:
     """Figures for Prometheus, in its text format. Names of collections are in it, and no other data."""
     return Response(state.metrics.text(), media_type=metrics.MEDIA_TYPE)

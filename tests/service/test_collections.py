@@ -104,6 +104,26 @@ def test_there_may_be_so_many(engine: Engine, with_settings: Callable[..., Setti
     registry.close()
 
 
+def test_one_that_is_not_served_is_in_the_way(
+    engine: Engine, with_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    store, model = tmp_path / "store", engine.model
+    for name in ("hats", "shoes"):
+        Collection.create(
+            store, name, embedding_dim=model.embedding_dim, c=model.c, model_hash=model.model_hash
+        ).close()
+    registry = Collections(store, model.model_hash, ["hats"])
+    with (
+        running_server(with_settings(store=store), Engine(engine.encoder, registry)) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        assert client.get(SHOES).status_code == 404
+        refused = client.put(SHOES)
+        assert (refused.status_code, refused.json()["code"]) == (409, "collection_exists")
+        assert "not served here" in refused.json()["detail"]
+    registry.close()
+
+
 def test_deleting_takes_the_photos_along_and_leaves_other_collections(fresh: httpx.Client, tmp_path: Path) -> None:
     for name in ("a", "b"):
         fresh.put(f"/v1/collections/{name}")

@@ -196,8 +196,9 @@ def test_a_second_signal_stops_at_once(serve: Callable[..., "contextmanager[Proc
     assert not Path(f"/proc/{worker[1]}").exists()
 
 
-def test_event_streams_end_whole() -> None:
-    """A stream without an end of its own ends when the service drains, as a complete answer."""
+@pytest.mark.parametrize("head", [False, True])
+def test_event_streams_end_whole(*, head: bool) -> None:
+    """A stream without an end of its own ends when the service drains, or after its head, as a complete answer."""
 
     async def go() -> list[Message]:
         lifecycle, sent = Lifecycle(), list[Message]()
@@ -214,15 +215,16 @@ def test_event_streams_end_whole() -> None:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        scope: Scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}}
+        scope: Scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}, "state": {"head": head}}
         stream = EventStreams(StreamingResponse(events(), media_type="text/event-stream"), lifecycle)
         streaming = asyncio.ensure_future(stream(scope, receive, send))
-        await asyncio.sleep(0.1)
-        assert not streaming.done()
-        lifecycle.drain()
+        if not head:
+            await asyncio.sleep(0.1)
+            assert not streaming.done()
+            lifecycle.drain()
         await asyncio.wait_for(streaming, 1)
         return sent
 
     sent = asyncio.run(go())
-    assert sum(message.get("body") == b"data: tick\n\n" for message in sent) > 2
+    assert head or sum(message.get("body") == b"data: tick\n\n" for message in sent) > 2
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}

@@ -604,3 +604,22 @@ def test_searching_and_storing_by_url(
         assert by_url.json()["hits"] == by_file.json()["hits"]
         (request,) = server.requests
         assert b"secret" not in request.lower()
+
+
+def test_what_is_fetched_counts_as_uploaded(
+    engine: Any, with_settings: Any, upstream: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from service.server import running_server
+
+    server = upstream(WHOLE)
+    limits = {"body_bytes": len(PHOTO), "buffered_bytes": len(PHOTO)}
+    settings = with_settings(urls={"enabled": True, "allowed_ports": [server.port]}, limits=limits)
+    opened = functools.partial(fetch, resolve=answering(["127.0.0.1"])[0], allowed=only_this_machine)
+    monkeypatch.setattr("service.search.queries.fetch", opened)
+    with running_server(settings, engine) as base, httpx.Client(base_url=base, timeout=30) as client:
+        for _ in range(2):  # what is refused is not kept
+            refused = client.post("/v1/search", json={"query": {"url": f"http://photos.example:{server.port}/a.png"}})
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_uploads")
+        nearly_all = b'{"query": {"item_id": "Fruit"}}'.ljust(len(PHOTO))
+        headers = {"Content-Type": "application/json"}
+        assert client.post("/v1/search", content=nearly_all, headers=headers).status_code == 200

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from service.app import create_app
+from service.encoder.supervisor import PhotoFuture
 from service.engine import Engine
 from service.server import running_server
 from service.settings import Settings
@@ -92,9 +93,17 @@ class Gate:
         self.open = threading.Event()
         submit = engine.encoder.submit
 
-        def held(*photo: Any, **options: Any) -> Any:
-            assert self.open.wait(20)
-            return submit(*photo, **options)
+        def held(*photo: Any, **options: Any) -> PhotoFuture:
+            future = PhotoFuture()
+
+            def later() -> None:
+                assert self.open.wait(20)
+                point = submit(*photo, **options).result(20)
+                if future.set_running_or_notify_cancel():
+                    future.set_result(point)
+
+            threading.Thread(target=later, daemon=True).start()
+            return future
 
         monkeypatch.setattr(engine.encoder, "submit", held)
 
