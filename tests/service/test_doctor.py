@@ -19,13 +19,13 @@ from service.settings import Settings
 from .conftest import INFERENCE, Trip
 
 
-@pytest.fixture
 def _files(store: Path) -> list[tuple[Path, int]]:
     """Every file and its size, but for what SQLite keeps beside a database while it is open."""
     found = (path for path in store.rglob("*") if path.is_file() and not path.name.endswith(("-shm", "-wal")))
     return sorted((path, path.stat().st_size) for path in found)
 
 
+@pytest.fixture
 def store(trip: Trip, tmp_path: Path) -> Path:
     return shutil.copytree(trip.store, tmp_path / "store")
 
