@@ -81,12 +81,17 @@ def build_store(folder: Path, embedder: Embedder, photos: Sequence[Path], count:
     return points
 
 
-def signal_tree(pid: int, number: signal.Signals) -> None:
-    """Send a signal to a process and everything that it started."""
-    process = psutil.Process(pid)
-    for each in [process, *process.children(recursive=True)]:
+def signal_tree(pid: int, number: signal.Signals) -> list[psutil.Process]:
+    """Send a signal to a process and everything that it started; all of them, none where it has ended."""
+    try:
+        process = psutil.Process(pid)
+        tree = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+    for each in tree:
         with suppress(psutil.NoSuchProcess):
             each.send_signal(number)
+    return tree
 
 
 @contextmanager
@@ -106,8 +111,7 @@ def running(command: Sequence[str], url: str, ready: str, log: Path) -> Iterator
                 time.sleep(0.2)
         yield process.pid
     finally:
-        signal_tree(process.pid, signal.SIGCONT)
-        started = psutil.Process(process.pid).children(recursive=True)
+        started = signal_tree(process.pid, signal.SIGCONT)
         process.terminate()
         try:
             process.wait(40)
