@@ -66,8 +66,7 @@ class Transport:
         headers = dict(options.pop("headers", None) or {})
         if body is not None:
             headers["Content-Type"] = "application/json"
-            data = body.model_dump_json(exclude_unset=True).encode()
-            prepare = lambda: {"content": data}  # noqa: E731
+            options["content"] = body.model_dump_json(exclude_unset=True).encode()
         waited, pause = 0.0, FIRST_PAUSE_S
         while True:
             sent = {**options, **(prepare() if prepare else {})}
