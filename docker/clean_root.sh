@@ -137,7 +137,7 @@ make_store() {
 }
 (make_store) >"$work/store.log" 2>&1 &  # not under `if` or `||`, where set -e sleeps
 wait $! || { tail -20 "$work/store.log" >&2; fail "no store"; }
-photo=$(find "$data/specimens/images" -name '*.jpg' | sort | head -1)
+photo=$(find "$data/specimens/images" -name '*.jpg' | sort | sed -n 1p)  # not head, which would end sort early: pipefail
 
 port=$(python3 -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
 url=http://127.0.0.1:$port
@@ -169,7 +169,7 @@ import json, sys
 hits = json.loads(sys.argv[1])["hits"]
 assert len(hits) == 3 and hits[0]["id"] == sys.argv[2] and hits[0]["distance"] < 0.01, hits
 PYTHON
-    curl --silent --fail "$url/metrics" | grep --quiet '^lhier_http_request_duration_seconds_count' || fail "/metrics tells nothing of requests"
+    curl --silent --fail "$url/metrics" | grep '^lhier_http_request_duration_seconds_count' >/dev/null || fail "/metrics tells nothing of requests"
     # A request under way when SIGTERM comes is answered.
     curl --silent --output /dev/null --write-out '%{http_code}' --limit-rate 50k -H "Authorization: Bearer $read_key" -F "file=@$photo" "$url/v1/search" >"$work/last" &
     local last=$!
