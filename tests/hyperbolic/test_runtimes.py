@@ -208,5 +208,5 @@ def test_openvino_serves_several_callers_and_outlives_a_failure(checkpoint: Path
             assert np.abs(np.concatenate(parts) - expected).max() < 1e-4
     for size in (1, 9):
         with pytest.raises(ValueError, match="no number"):
-            embedder.run(np.full((size, 3, 64, 64), "no number"))  # type: ignore[arg-type]
+            embedder.run(np.full((size, 3, 64, 64), "no number"))  # type: ignore[arg-type]  # the binding refuses text
     assert np.abs(embedder.run(inputs) - expected).max() < 1e-4
