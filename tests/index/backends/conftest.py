@@ -5,16 +5,18 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-# gRPC's handlers would run in the child between fork and exec, while the server's threads hold its locks.
+# gRPC's handlers would run in the child between fork and exec, while the client's threads hold its locks.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
@@ -82,10 +84,33 @@ def _wait_for_postgres(url: str, server: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="session")
 def milvus_url() -> Iterator[str]:
     """milvus-lite behind gRPC: one process, not distributed."""
-    pytest.importorskip("pymilvus", reason="pymilvus is not installed")
-    server_of = pytest.importorskip("milvus_lite.adapter.grpc.server", reason="milvus-lite is not installed")
+    for package, name in (("pymilvus", "pymilvus"), ("milvus_lite", "milvus-lite")):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{name} is not installed")
+    with closing(socket.create_server(("127.0.0.1", 0))) as free:
+        port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="lhier-milvus-") as folder:
-        server, database, port = server_of.start_server_in_thread(folder)
-        yield f"http://127.0.0.1:{port}"
-        server.stop(grace=1).wait()
-        database.close()
+        # Not in this process: its threads, one and more for each collection, would stay with all tests that follow.
+        command = [sys.executable, "-m", "milvus_lite", "server", "--host", "127.0.0.1", "--port", str(port)]
+        log = Path(folder, "log")
+        with log.open("wb") as lines:
+            server = subprocess.Popen([*command, "--data-dir", f"{folder}/data"], stdout=lines, stderr=lines)
+        try:
+            _wait_for_port(port, server, log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait(30)
+
+
+def _wait_for_port(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + 60
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < until, log.read_text()
+            time.sleep(0.05)
+        else:
+            return
