@@ -16,7 +16,6 @@ import importlib
 import importlib.util
 import logging
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 
 from benchmarks.common import measure_together, write_result
 from hyperbolic.embedder import Embedder
-from hyperbolic.graph import INPUT, OUTPUT, ExportError, Format, describe, write_graph
+from hyperbolic.graph import INPUT, OUTPUT, ExportError, Format, describe, openvino_core, write_graph
 from hyperbolic.models.backbone import WeightsError
 from hyperbolic.models.config import ModelConfig
 from hyperbolic.models.lhier import Encoder
@@ -104,10 +103,8 @@ def onnx_runtime(file: Path, threads: int) -> Runner:
 
 def openvino(file: Path, threads: int, precision: str) -> Runner:
     """OpenVINO on the CPU, computing in ``precision`` (f32 or bf16)."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to its maker
-    core = importlib.import_module("openvino").Core()
     options = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    compiled = core.compile_model(file, "CPU", options)
+    compiled = openvino_core().compile_model(file, "CPU", options)
     used = str(compiled.get_property("INFERENCE_PRECISION_HINT"))
     if precision == "bf16" and "bfloat16" not in used and "bf16" not in used:
         raise UnavailableError(f"this CPU computes in {used} when asked for bfloat16")

@@ -10,6 +10,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -102,12 +103,11 @@ def write_graph(encoder: Encoder, kind: Format, folder: Path, description: dict[
     onnx.checker.check_model(model)
     onnx.save(model, onnx_file)
     if kind == "openvino":
-        openvino = import_openvino()
-        converted = openvino.Core().read_model(onnx_file)
+        converted = openvino_core().read_model(onnx_file)
         for key, value in properties.items():
             converted.set_rt_info(value, ["lhier", key])
         # float16 weights would halve the file and move the points.
-        openvino.save_model(converted, folder / "model.xml", compress_to_fp16=False)
+        import_openvino().save_model(converted, folder / "model.xml", compress_to_fp16=False)
         onnx_file.unlink()
 
 
@@ -149,6 +149,16 @@ def import_openvino() -> Any:
     """The module, without its telemetry: importing it would report to its maker and write into the home folder."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     return importlib.import_module("openvino")
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's ``Core``: one for the process, which keeps it to its end.
+
+    Its plugin for the CPU gives the thread that compiles first a stack for signals. Two of them, freed in the order in
+    which they were made, leave that thread with a stack that is unmapped: its next signal ends the process.
+    """
+    return import_openvino().Core()
 
 
 def _quietly(make: Callable[[], Any]) -> Any:

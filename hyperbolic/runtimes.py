@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 
 from hyperbolic import lorentz
-from hyperbolic.graph import FILES, INPUT, OUTPUT, ExportError, Format, describe, import_openvino, require, write_graph
+from hyperbolic.graph import FILES, INPUT, OUTPUT, ExportError, Format, describe, openvino_core, require, write_graph
 from hyperbolic.models.lhier import Encoder
 from hyperbolic.preprocessing import Preprocessing
 
@@ -112,8 +112,7 @@ def _onnx_runner(path: Path, threads: int | None) -> Runner:
 
 
 def _openvino_runner(path: Path, precision: Precision, threads: int | None) -> Runner:
-    openvino = _imported("openvino", import_openvino)
-    core = openvino.Core()
+    core = _imported("openvino", openvino_core)
     # On CPUs with bfloat16 units OpenVINO computes in it unless told otherwise.
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision}
     if threads:

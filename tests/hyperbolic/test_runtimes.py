@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -83,6 +84,28 @@ def test_points_equal_torchs(
     assert "openvino_telemetry.main" not in sys.modules  # it tells nobody
     other.use("torch")
     assert np.array_equal(other.embed(images), expected)
+
+
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from hyperbolic.runtimes import load_graph
+
+first = load_graph(Path(sys.argv[1]))
+second = load_graph(Path(sys.argv[1]))
+del first  # in the order in which they were made
+del second
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_process_that_has_had_two_encoders_takes_signals(checkpoint: Path, graphs: Path) -> None:
+    """OpenVINO used to leave its thread with a stack for signals that was unmapped: Ctrl-C ended without a word."""
+    Embedder.load(checkpoint, runtime="openvino", graphs=graphs)
+    (graph,) = graphs.glob("*-openvino/model.xml")
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, graph], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 Writer = Callable[[Encoder, runtimes.Format, Path, dict[str, object]], None]
