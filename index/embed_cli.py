@@ -127,7 +127,7 @@ def embed(
                     draft=draft,
                     engine=elsewhere,
                 )
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
             click.echo("interrupted: the same command goes on where it stopped", err=True)
             raise
     if as_json:

@@ -5,6 +5,7 @@
 
 import importlib
 import os
+import signal
 import sys
 
 import click
@@ -65,6 +66,9 @@ def main() -> None:
 
     Each command explains itself with --help.
     """
+    # As process 1 of a container a command would not notice SIGTERM; and like Ctrl-C it shall leave nothing behind.
+    # Training and the server, once it serves, have a stop of their own.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
 
 
 if __name__ == "__main__":

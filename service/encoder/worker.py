@@ -4,6 +4,7 @@ It loads the checkpoint, then answers photos until the socket is closed or its p
 a terminal or a container's engine sends to whole groups, are the parent's to decide on: it lets requests end first.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -55,7 +56,8 @@ def main(arguments: list[str]) -> int:
         model = _load(setup)
     except Exception as error:
         logger.debug("event=not_loaded", exc_info=True)
-        link.send(Kind.REFUSED, {"error": type(error).__name__, "detail": str(error)})
+        with contextlib.suppress(OSError):  # the parent has gone while the model was loaded
+            link.send(Kind.REFUSED, {"error": type(error).__name__, "detail": str(error)})
         return 1
     _serve(link, model, setup)
     return 0
@@ -133,7 +135,8 @@ def _serve(link: Link, model: Model, setup: Setup) -> None:
     gc.freeze()  # what was loaded stays: going through it again and again would hold photos up
     # As many photos as keep everything busy: one batch more than are encoded, and those that are being decoded.
     window = (model.encode_threads + 1) * model.max_batch + setup.decode_threads
-    link.send(Kind.READY, {"info": asdict(model.info), "window": window})
+    with contextlib.suppress(OSError):  # the parent has gone while the model was loaded; that ends the loop below
+        link.send(Kind.READY, {"info": asdict(model.info), "window": window})
     while (frame := link.receive()) is not None:
         head = frame.head
         if frame.kind == Kind.PHOTO:

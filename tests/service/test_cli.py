@@ -130,3 +130,33 @@ def test_serve_answers_logs_and_stops_gracefully(trip: Trip, tmp_path: Path, num
     assert re.search(r"event=request request_id=traced method=POST path=/v1/search status=200 duration_ms=[\d.]+", text)
     assert "Stopped." in text
     assert "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_serve_can_be_stopped_while_it_starts(trip: Trip, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lhier.cli", "serve", "--checkpoint", trip.checkpoint, "--store", trip.store]
+    log = tmp_path / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen([*map(str, command), "--port", "0"], stdout=output, stderr=subprocess.STDOUT)
+
+    def children() -> list[str]:
+        return [
+            pid for file in Path(f"/proc/{process.pid}/task").glob("*/children") for pid in file.read_text().split()
+        ]
+
+    try:
+        deadline = time.monotonic() + 60
+        while not (encoder := children()):  # which then takes seconds to load the model
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert "Traceback" not in log.read_text()
+    until = time.monotonic() + 20
+    while Path("/proc", encoder[0]).exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
