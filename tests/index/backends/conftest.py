@@ -84,9 +84,9 @@ def _wait_for_postgres(url: str, server: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="session")
 def milvus_url() -> Iterator[str]:
     """milvus-lite behind gRPC: one process, not distributed."""
-    for package, name in (("pymilvus", "pymilvus"), ("milvus_lite", "milvus-lite")):
-        if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{name} is not installed")
+    pytest.importorskip("pymilvus", reason="pymilvus is not installed")
+    if importlib.util.find_spec("milvus_lite") is None:
+        pytest.skip("milvus-lite is not installed")
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="lhier-milvus-") as folder:
