@@ -84,6 +84,8 @@ def _wait_for_postgres(url: str, server: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="session")
 def milvus_url() -> Iterator[str]:
     """milvus-lite behind gRPC: one process, not distributed."""
+    # Imported here, not by the command under click's runner: it closes the logging handlers that there are, and that of
+    # absl then closes pytest's stderr, which it does not know there.
     pytest.importorskip("pymilvus", reason="pymilvus is not installed")
     if importlib.util.find_spec("milvus_lite") is None:
         pytest.skip("milvus-lite is not installed")
