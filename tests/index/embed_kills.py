@@ -96,8 +96,9 @@ def main() -> int:
     assert finish(child) == 0
     total, seconds = embedded(log), time.monotonic() - begun
     log = arguments.work / "killed.log"
-    # Points spread over the whole job, counted in photos, and within that anywhere up to a batch's time later.
-    points = sorted(rng.uniform(0, total) for _ in range(arguments.kills))
+    # Points spread over the job, counted in photos, and within that anywhere up to a batch's time later; none so near
+    # its end that a signal mostly comes too late.
+    points = sorted(rng.uniform(0, 0.75 * total) for _ in range(arguments.kills))
     landed, restarts, redone = 0, 0, []
     for point in points:
         before = embedded(log)
@@ -105,7 +106,7 @@ def main() -> int:
         restarts += 1
         while embedded(log) < max(point, before) and not ended(child):
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, 2 * seconds * arguments.batch_size / total))
+        time.sleep(rng.uniform(0, seconds * arguments.batch_size / total))
         os.kill(child, signal.SIGKILL)
         landed += finish(child) == -signal.SIGKILL
         # What was embedded, but is in no finished part, is what the next run must do again.
