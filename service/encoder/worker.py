@@ -4,7 +4,6 @@ It loads the checkpoint, then answers photos until the socket is closed or its p
 a terminal or a container's engine sends to whole groups, are the parent's to decide on: it lets requests end first.
 """
 
-import contextlib
 import ctypes
 import faulthandler
 import gc
@@ -56,8 +55,7 @@ def main(arguments: list[str]) -> int:
         model = _load(setup)
     except Exception as error:
         logger.debug("event=not_loaded", exc_info=True)
-        with contextlib.suppress(OSError):  # the parent has gone while the model was loaded
-            link.send(Kind.REFUSED, {"error": type(error).__name__, "detail": str(error)})
+        _tell(link, Kind.REFUSED, {"error": type(error).__name__, "detail": str(error)})
         return 1
     _serve(link, model, setup)
     return 0
@@ -117,11 +115,7 @@ def _serve(link: Link, model: Model, setup: Setup) -> None:
         return np.asarray(preprocessing(image).numpy())
 
     def answer(outcome: Outcome) -> None:
-        kind, head, body = _answer(outcome)
-        try:
-            link.send(kind, head, body)
-        except OSError:  # the parent has gone: the reading thread ends this process
-            logger.debug("event=answer_lost")
+        _tell(link, *_answer(outcome))
 
     pipeline = Pipeline(
         decode,
@@ -135,8 +129,7 @@ def _serve(link: Link, model: Model, setup: Setup) -> None:
     gc.freeze()  # what was loaded stays: going through it again and again would hold photos up
     # As many photos as keep everything busy: one batch more than are encoded, and those that are being decoded.
     window = (model.encode_threads + 1) * model.max_batch + setup.decode_threads
-    with contextlib.suppress(OSError):  # the parent has gone while the model was loaded; that ends the loop below
-        link.send(Kind.READY, {"info": asdict(model.info), "window": window})
+    _tell(link, Kind.READY, {"info": asdict(model.info), "window": window})
     while (frame := link.receive()) is not None:
         head = frame.head
         if frame.kind == Kind.PHOTO:
@@ -146,6 +139,13 @@ def _serve(link: Link, model: Model, setup: Setup) -> None:
             pipeline.cancel(head["number"])
     # Not by returning: that would wait for decoders that nobody waits for any more.
     os._exit(0)
+
+
+def _tell(link: Link, kind: Kind, head: dict[str, Any], body: bytes = b"") -> None:
+    try:
+        link.send(kind, head, body)
+    except OSError:  # the parent has gone: whoever receives next ends this process
+        logger.debug("event=answer_lost")
 
 
 def _answer(outcome: Outcome) -> tuple[Kind, dict[str, Any], bytes]:

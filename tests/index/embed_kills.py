@@ -25,8 +25,12 @@ from index.embeddings import read_manifest
 from index.sources import open_source
 
 
-def start(arguments: argparse.Namespace, out: Path, log: Path) -> int:
-    """The job in a process of its own, which writes a byte into `log` for each photo that it embeds."""
+def start(arguments: argparse.Namespace, out: Path, log: Path, left: int | None = None) -> int:
+    """The job in a process of its own, which writes a byte into `log` for each photo that it embeds.
+
+    With `left`, the photos that are left to it, it waits before those that would be the last: a busy machine lets the
+    job run on while the process that is to kill it waits.
+    """
     child = os.fork()
     if child:
         return child
@@ -34,9 +38,11 @@ def start(arguments: argparse.Namespace, out: Path, log: Path) -> int:
     try:
         embedder = Embedder.load(arguments.checkpoint, batch_size=arguments.batch_size)
         embedder.use(arguments.runtime)
-        run, written = embedder.run, os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        run, before, written = embedder.run, embedded(log), os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
         def counted(images: np.ndarray) -> np.ndarray:
+            while left is not None and embedded(log) - before + len(images) >= left:
+                signal.pause()
             points = run(images)
             os.write(written, b"." * len(images))
             return points
@@ -96,17 +102,17 @@ def main() -> int:
     assert finish(child) == 0
     total, seconds = embedded(log), time.monotonic() - begun
     log = arguments.work / "killed.log"
-    # Points spread over the job, counted in photos, and within that anywhere up to a batch's time later; none so near
-    # its end that a signal mostly comes too late.
-    points = sorted(rng.uniform(0, 0.75 * total) for _ in range(arguments.kills))
-    landed, restarts, redone = 0, 0, []
-    for point in points:
+    # Points spread over the whole job, counted in photos, and within that anywhere up to a batch's time later.
+    *points, last = sorted(rng.uniform(0, total) for _ in range(arguments.kills))
+    points = [min(point, total - arguments.batch_size) for point in points]  # there they wait; the last one may end
+    landed, restarts, kept, redone = 0, 0, 0, []
+    for point in [*points, last]:
         before = embedded(log)
-        child = start(arguments, killed, log)
+        child = start(arguments, killed, log, left=None if restarts == len(points) else total - kept)
         restarts += 1
         while embedded(log) < max(point, before) and not ended(child):
             time.sleep(0.001)
-        time.sleep(rng.uniform(0, seconds * arguments.batch_size / total))
+        time.sleep(rng.uniform(0, 2 * seconds * arguments.batch_size / total))
         os.kill(child, signal.SIGKILL)
         landed += finish(child) == -signal.SIGKILL
         # What was embedded, but is in no finished part, is what the next run must do again.

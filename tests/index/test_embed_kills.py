@@ -21,7 +21,6 @@ from index.embed import embed_photos
 from index.embeddings import read_manifest
 
 KILLS = int(os.environ.get("LHIER_EMBED_KILLS", "4"))
-PHOTOS = 240
 
 
 def test_sigkill_at_random_points(tmp_path: Path) -> None:
@@ -30,7 +29,7 @@ def test_sigkill_at_random_points(tmp_path: Path) -> None:
     config = ModelConfig(backbone="test_efficientnet", embedding_dim=8, image_size=96)
     save_checkpoint(tmp_path / "checkpoint", Encoder(config).eval())
     rng = np.random.default_rng(0)
-    for number in range(PHOTOS):
+    for number in range(120):
         path = tmp_path / "photos" / f"class-{number % 3}" / f"{number:03d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         field = rng.uniform(0, 255, (4, 5, 3)).astype(np.uint8)
@@ -45,8 +44,8 @@ def test_sigkill_at_random_points(tmp_path: Path) -> None:
     assert done.stdout, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     assert done.returncode == 0, report
-    assert report["photos"] == PHOTOS
-    assert report["kills"] >= KILLS / 2, report  # where this process had to wait, the job was quicker than the signal
+    assert report["photos"] == 120
+    assert report["kills"] >= max(1, KILLS - 1), report  # the last point may lie behind the end
     assert report["rows_that_differ"] == 0
     assert report["most_for_one_kill"] <= report["part_size"] == 16
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 
@@ -138,15 +139,9 @@ def test_serve_can_be_stopped_while_it_starts(trip: Trip, tmp_path: Path) -> Non
     log = tmp_path / "log"
     with log.open("wb") as output:
         process = subprocess.Popen([*map(str, command), "--port", "0"], stdout=output, stderr=subprocess.STDOUT)
-
-    def children() -> list[str]:
-        return [
-            pid for file in Path(f"/proc/{process.pid}/task").glob("*/children") for pid in file.read_text().split()
-        ]
-
     try:
         deadline = time.monotonic() + 60
-        while not (encoder := children()):  # which then takes seconds to load the model
+        while not (encoder := psutil.Process(process.pid).children()):  # which then takes seconds to load the model
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -156,7 +151,4 @@ def test_serve_can_be_stopped_while_it_starts(trip: Trip, tmp_path: Path) -> Non
         process.kill()
         process.wait()
     assert "Traceback" not in log.read_text()
-    until = time.monotonic() + 20
-    while Path("/proc", encoder[0]).exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    assert psutil.wait_procs(encoder, timeout=20)[1] == []

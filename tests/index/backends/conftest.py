@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -42,6 +42,8 @@ def postgres_url() -> Iterator[str]:
 
 @contextmanager
 def _postgres(binaries: Path, folder: Path) -> Iterator[str]:
+    import psycopg
+
     data, log, run_as = folder / "data", folder / "log", {}
     data.mkdir()
     if os.geteuid() == 0:
@@ -59,22 +61,23 @@ def _postgres(binaries: Path, folder: Path) -> Iterator[str]:
         )
     url = f"postgresql://postgres@/postgres?host={data}"
     try:
-        _wait_for_postgres(url, server)
+        _wait_for(server, log, lambda: psycopg.connect(url).close(), psycopg.OperationalError)
         yield url
     finally:
         server.send_signal(signal.SIGINT)  # "fast": clients are let go
         server.wait(30)
 
 
-def _wait_for_postgres(url: str, server: subprocess.Popen[bytes]) -> None:
-    import psycopg
-
+def _wait_for(
+    server: subprocess.Popen[bytes], log: Path, connect: Callable[[], object], refused: type[Exception]
+) -> None:
     until = time.monotonic() + 30
     while True:
         try:
-            psycopg.connect(url).close()
-        except psycopg.OperationalError:
+            connect()
+        except refused as error:
             if server.poll() is not None or time.monotonic() > until:
+                error.add_note(log.read_text())
                 raise
             time.sleep(0.05)
         else:
@@ -87,8 +90,7 @@ def milvus_url() -> Iterator[str]:
     # Imported here, not by the command under click's runner: it closes the logging handlers that there are, and that of
     # absl then closes pytest's stderr, which it does not know there.
     pytest.importorskip("pymilvus", reason="pymilvus is not installed")
-    if importlib.util.find_spec("milvus_lite") is None:
-        pytest.skip("milvus-lite is not installed")
+    pytest.importorskip("milvus_lite", reason="milvus-lite is not installed")
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]
     with tempfile.TemporaryDirectory(prefix="lhier-milvus-") as folder:
@@ -98,21 +100,8 @@ def milvus_url() -> Iterator[str]:
         with log.open("wb") as lines:
             server = subprocess.Popen([*command, "--data-dir", f"{folder}/data"], stdout=lines, stderr=lines)
         try:
-            _wait_for_port(port, server, log)
+            _wait_for(server, log, lambda: socket.create_connection(("127.0.0.1", port)).close(), OSError)
             yield f"http://127.0.0.1:{port}"
         finally:
             server.send_signal(signal.SIGINT)
             server.wait(30)
-
-
-def _wait_for_port(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + 60
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert server.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.05)
-        else:
-            return
