@@ -17,7 +17,8 @@ from service.settings import Settings
 
 from .conftest import draw, encoded
 
-READ, WRITE, WRONG = 'read"key/ä 1', "write key 5678", "a wrong key 99"
+# Their words have letters that no hexadecimal id has.
+READ, WRITE, WRONG = 'read"key/ä 1', "write key vwxyz", "a wrong key 99"
 
 
 @contextmanager
@@ -67,8 +68,8 @@ def test_every_line_of_a_request_bears_its_id(engine: Engine, settings: Settings
         raise RuntimeError("broken for the test")
 
     with (
+        written(style, level=logging.INFO) as log,  # outermost: a line may come after its answer
         running_server(settings, engine) as url,
-        written(style, level=logging.INFO) as log,
         pytest.MonkeyPatch.context() as patch,
         httpx.Client(base_url=url) as client,
     ):
@@ -85,13 +86,11 @@ def test_every_line_of_a_request_bears_its_id(engine: Engine, settings: Settings
 
 
 @pytest.mark.parametrize("style", ["text", "json"])
-def test_no_key_and_no_photo(
-    engine: Engine, with_settings: Callable[..., Settings], style: str, tmp_path: object
-) -> None:
+def test_no_key_and_no_photo(engine: Engine, with_settings: Callable[..., Settings], style: str) -> None:
     settings = with_settings(auth={"read_key": READ, "write_key": WRITE, "former_read_keys": ["former key 1"]})
     photo = encoded(draw(1))
     read, write, quoted = READ.encode(), WRITE.encode(), f"collections/{READ.replace('/', '%2F')}"
-    with running_server(settings, engine) as url, written(style, settings.auth.secrets()) as log:
+    with written(style, settings.auth.secrets()) as log, running_server(settings, engine) as url:
         for headers in (
             {"X-API-Key": read}, {"Authorization": b"Bearer " + write},
             {"X-API-Key": WRONG}, {"X-Request-ID": "former"},
@@ -105,7 +104,7 @@ def test_no_key_and_no_photo(
     assert text.count("event=request") == 35
     assert "status=401" in text
     assert "status=200" in text
-    for secret in (READ, WRITE, WRONG, "former key 1", "5678", "former%20key%201"):
+    for secret in (READ, WRITE, WRONG, "former key 1", "vwxyz", "former%20key%201"):
         assert secret not in text
     assert "?" not in text  # no query strings
     assert photo[100:120].hex() not in text
