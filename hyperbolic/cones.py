@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hyperbolic.precision import Scalar, double_inside, safe_sqrt, sqrt_of
+from hyperbolic.precision import Scalar, double_inside, polar, safe_sqrt, sqrt_of
 
 BOUNDARY = 0.1
 """K of Ganea et al. and of MERU."""
@@ -60,8 +60,7 @@ def exterior_angle(x: Float[Tensor, "*#batch n"], y: Float[Tensor, "*#batch n"],
     """
     x_space, y_space = x[..., 1:], y[..., 1:]
     root_c = sqrt_of(c)
-    length = torch.linalg.vector_norm(x_space, dim=-1, keepdim=True)
-    direction = x_space / torch.where(length > 0, length, 1.0)
+    direction, length = polar(x_space)
     step = y_space - x_space
     along = (step * direction).sum(-1, keepdim=True)
     across = root_c * safe_sqrt((step - along * direction).square().sum(-1))
@@ -99,20 +98,13 @@ def pairwise_exterior_angle(
     (test_cones.py::test_pairwise_angles_are_the_elementwise_ones). Memory: about 12 float64 matrices (n, m).
     """
     root_c = sqrt_of(c)
-    u, sinh_a = _polar(x_space, root_c)
-    v, sinh_b = _polar(y_space, root_c)
+    (u, x_length), (v, y_length) = polar(x_space), polar(y_space)
     versine = 1 - u @ v.T
     versine = torch.where(versine < 1e-15, 0.0, versine).clamp_max(2.0)
-    sinh_a, sinh_b = sinh_a[:, None].expand_as(versine), sinh_b[None, :].expand_as(versine)
+    sinh_a, sinh_b = (root_c * x_length).expand_as(versine), (root_c * y_length.T).expand_as(versine)
     across = sinh_b * safe_sqrt(versine * (2 - versine))
     growth = (sinh_b - sinh_a) * (sinh_b + sinh_a)
     return _angle(sinh_a, sinh_b, growth, sinh_b * (1 - versine), across)
-
-
-def _polar(space: Tensor, root_c: Scalar) -> tuple[Tensor, Tensor]:
-    """Return directions (0 at the origin) and sqrt(c)|x_s|."""
-    length = torch.linalg.vector_norm(space, dim=-1, keepdim=True)
-    return space / torch.where(length > 0, length, 1.0), (root_c * length).squeeze(-1)
 
 
 @torch.no_grad()

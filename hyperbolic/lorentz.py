@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hyperbolic.precision import Scalar, asinhc, double_inside, full_precision, safe_sqrt, sinhc, sqrt_of
+from hyperbolic.precision import Scalar, asinhc, double_inside, full_precision, polar, safe_sqrt, sinhc, sqrt_of
 
 
 @full_precision
@@ -134,8 +134,8 @@ class _PairwiseDistance(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_space: Tensor, y_space: Tensor, c: Tensor) -> Tensor:
         root_c = torch.sqrt(c.double())
-        u, alpha = _polar(x_space, root_c)
-        v, beta = _polar(y_space, root_c)
+        (u, x_length), (v, y_length) = polar(x_space.double()), polar(y_space.double())
+        alpha, beta = (root_c * x_length).squeeze(-1), (root_c * y_length).squeeze(-1)
         versine = torch.rsub(u @ v.T, 1)
         versine = versine.masked_fill_(versine < _ALIGNED, 0.0).to(x_space.dtype)
         delta = (torch.asinh(alpha)[:, None] - torch.asinh(beta)[None, :]).to(x_space.dtype)
@@ -176,13 +176,6 @@ class _PairwiseDistance(torch.autograd.Function):
         return grad_x.to(gradient.dtype), grad_y.to(gradient.dtype), grad_c
 
 
-def _polar(x_space: Tensor, root_c: Tensor) -> tuple[Tensor, Tensor]:
-    """Return directions (0 at the origin) and sqrt(c)|x_s| in float64."""
-    x = x_space.double()
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / torch.where(length > 0, length, 1.0), (root_c * length).squeeze(-1)
-
-
 def _cartesian(u: Tensor, radial: Tensor, sideways: Tensor) -> Tensor:
     """Return radial u - (sideways without its part along u); at the origin u is 0."""
     return radial[:, None] * u - (sideways - (sideways * u).sum(-1, keepdim=True) * u)
@@ -221,8 +214,7 @@ def tangent_norm(x: Float[Tensor, "*#batch n"], u: Float[Tensor, "*#batch n"], c
     (test_lorentz.py::test_tangent_operations_far_out). Paper, section 3.1.
     """
     x_space, u_space = x[..., 1:], u[..., 1:]
-    length = torch.linalg.vector_norm(x_space, dim=-1, keepdim=True)
-    direction = x_space / torch.where(length > 0, length, 1.0)
+    direction, length = polar(x_space)
     radial = (direction * u_space).sum(-1, keepdim=True)
     sideways = u_space - radial * direction
     return safe_sqrt(sideways.square().sum(-1) + (radial.square() / (1 + c * length.square())).squeeze(-1))

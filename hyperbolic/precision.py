@@ -71,6 +71,15 @@ def safe_sqrt(square: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return torch.where(positive, torch.sqrt(torch.where(positive, square, 1.0)), zero_or_nan)
 
 
+def polar(x: Float[Tensor, "*batch d"]) -> tuple[Float[Tensor, "*batch d"], Float[Tensor, "*batch 1"]]:
+    """Return the directions x/|x| and the lengths |x|, (..., d) -> (..., d), (..., 1), of float64 vectors.
+
+    The direction is 0 where |x| <= 1e-140: there |x|^2 loses digits, and x/|x| would not be of length 1.
+    """
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / length.where(length > 1e-140, torch.inf), length
+
+
 def sinhc(r: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return sinh(r)/r for r >= 0, 1 at 0; series below 0.05 (remainder r^8/9! <= 1.1e-16)."""
     small = r < 0.05

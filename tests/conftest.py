@@ -10,10 +10,16 @@ from jaxtyping import install_import_hook
 # Shapes and dtypes in the signatures of the maths are checked in tests only.
 install_import_hook(["hyperbolic"], "beartype.beartype")
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+# The same examples in every run: red means that a change did it. ``--hypothesis-profile=new`` draws others.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("new", deadline=None, derandomize=False)
+hypothesis.settings.load_profile("same")
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -27,13 +27,13 @@ def test_one_is_exactly_one():
     assert float(Curvature(1.0, learnable=False)()) == 1.0
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.floats(1e-6, 1e4))
 def test_the_start_is_exact_to_float32(initial):
     assert torch.equal(Curvature(initial)().detach(), torch.tensor(initial, dtype=torch.float32))
 
 
-@settings(deadline=None, max_examples=50, derandomize=True)
+@settings(max_examples=50)
 @given(st.floats(-80.0, 80.0))
 def test_c_stays_positive_and_moves_by_exponentials(step):
     curvature = Curvature(0.1)

@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hyperbolic import lorentz
 
 D_MAX = math.acosh(2e3)
 CURVATURES = [0.1, 1.0, 3.0]
-properties = settings(deadline=None, max_examples=40, derandomize=True)
+properties = settings(max_examples=40)
 
 
 def worst(actual, expected, floor=0.0):
@@ -299,6 +299,7 @@ def test_distance_is_a_metric(case):
 
 @properties
 @given(tangents(count=2))
+@example((torch.tensor([[7e-163, -7e-163, 4e-162], [0.16, -0.82, 0.55]], dtype=torch.float64), 1.0))  # |x|^2 underflows
 def test_expmap_and_logmap_are_inverse(case):
     z, c = case
     x, y = lorentz.expmap0(z, c)

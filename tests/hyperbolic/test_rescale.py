@@ -42,7 +42,7 @@ def test_the_constants_of_the_paper_with_r_corrected():
     assert float(slope) == pytest.approx(2.647 / 2.0, rel=1e-3)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
+@settings(max_examples=40)
 @given(st.floats(0.05, 5.0), st.floats(0.0, 40.0), st.floats(0.5, 4.0), st.floats(10.0, 5e3))
 def test_no_point_passes_x_time_max(c, length, tightness, x_time_max):
     rescale = MaxDistanceRescale(x_time_max, tightness)

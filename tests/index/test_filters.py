@@ -171,7 +171,7 @@ def make(folder: Path, given_items: list[tuple[str, list[str], dict[str, Any]]],
 
 
 @given(items=items, asked=filters, indexed=st.booleans())
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_filters_let_through_what_plain_python_does(
     tmp_path: Path, items: list[tuple[str, list[str], dict[str, Any]]], asked: Filter, indexed: bool
 ) -> None:

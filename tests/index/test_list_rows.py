@@ -270,7 +270,7 @@ class ListsAgainstDictionary(RuleBasedStateMachine):
 
 
 TestListsAgainstDictionary = ListsAgainstDictionary.TestCase
-TestListsAgainstDictionary.settings = settings(max_examples=15, stateful_step_count=15, deadline=None)
+TestListsAgainstDictionary.settings = settings(max_examples=15, stateful_step_count=15)
 
 
 def test_eight_bits_re_rank_as_many_as_the_recall_needs(brute_force: Callable) -> None:

@@ -43,7 +43,7 @@ def wooded(trip: Trip, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 @pytest.mark.slow
 @schema.parametrize()
 @settings(
-    max_examples=16, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate],
+    max_examples=16, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 def test_operation(case: schemathesis.Case, wooded: tuple[str, str]) -> None:

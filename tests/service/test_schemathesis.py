@@ -52,8 +52,6 @@ def is_passed_over(case: schemathesis.Case) -> bool:
 @schema.parametrize()
 @settings(
     max_examples=8,
-    deadline=None,
-    derandomize=True,
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )

@@ -165,7 +165,6 @@ def test_any_sequence_of_operations_agrees_with_a_dictionary(brute_force: Callab
         settings=settings(
             max_examples=RUNS,
             stateful_step_count=STEPS,
-            deadline=None,
             derandomize="LHIER_STATE_RUNS" not in os.environ,
             suppress_health_check=list(HealthCheck),
             print_blob=True,

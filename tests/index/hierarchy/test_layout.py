@@ -50,7 +50,7 @@ trees = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees, st.integers(0, 2**32))
 def test_nodes_of_different_branches_keep_their_discs_apart(tree: tuple[Array, Array], seed: int) -> None:
     parents, radii = tree
@@ -68,7 +68,7 @@ def test_nodes_of_different_branches_keep_their_discs_apart(tree: tuple[Array, A
                 assert apart[i, j] >= placed.disc * (shares[i] + shares[j]) - 1e-6
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees)
 def test_wedges_are_nested_and_do_not_overlap(tree: tuple[Array, Array]) -> None:
     parents, radii = tree
@@ -84,7 +84,7 @@ def test_wedges_are_nested_and_do_not_overlap(tree: tuple[Array, Array]) -> None
             assert placed.wedges[left, 1] <= placed.wedges[right, 0] + 1e-9
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(trees)
 def test_distance_from_the_centre_follows_the_radius(tree: tuple[Array, Array]) -> None:
     parents, radii = tree
@@ -190,7 +190,7 @@ def on_circle(p: Array, q: Array) -> tuple[Array, Array]:
     return curve, centre
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-0.69, 0.69), min_size=4, max_size=4))
 def test_edges_are_geodesics(numbers: list[float]) -> None:
     p, q = np.array(numbers[:2]), np.array(numbers[2:])

@@ -50,7 +50,7 @@ def test_sizes_stand_for_items():
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=2), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_ties_and_duplicates_end_in_one_tree(points):
     found = dendrogram(np.array(points, dtype=np.float32), 1.0)
     assert found.shape == (len(points) - 1, 4)
@@ -114,7 +114,7 @@ def test_cells_of_equal_points(count):
 
 
 @given(st.integers(2, 60), st.integers(1, 20), st.integers(0, 2**32 - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_cells_of_any_size_make_one_tree(count, exact_below, seed):
     space = np.random.default_rng(seed).normal(size=(count, 2)).round(1).astype(np.float32)
     found = dendrogram(space, 1.0, exact_below=exact_below)

@@ -23,7 +23,7 @@ def structure(pruned):
 @given(
     st.integers(1, 120), st.integers(2, 12), st.integers(1, 9), st.integers(0, 2**32 - 1), st.sampled_from([0.3, 2.0])
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_what_every_pruned_tree_keeps(count, max_children, min_size, seed, scale):
     space = np.random.default_rng(seed).normal(scale=scale, size=(count, 3)).astype(np.float32)
     pruned = prune(dendrogram(space, 1.0), max_children=max_children, min_size=min_size)

@@ -71,7 +71,7 @@ def test_radii_fall_towards_the_root_without_exception(grow_tree, radius):
 
 
 @given(st.integers(0, 60), st.sampled_from([0.05, 1.0, 30.0]), st.integers(0, 2**32 - 1))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_points_make_a_tree(count, scale, seed):
     space = np.random.default_rng(seed).normal(scale=scale, size=(count, 3)).astype(np.float32)
     space[count // 2 :] = space[: count - count // 2]  # duplicates too
