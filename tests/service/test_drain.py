@@ -56,11 +56,12 @@ def serve(trip: Trip, tmp_path: Path) -> Callable[..., "contextmanager[Process]"
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **settings},
             )
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while not (found := re.search(r"Page: (http://127\.0\.0\.1:\d+)/", log.read_text())):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
+            assert httpx.get(f"{found[1]}/livez", timeout=60).is_success  # from here on it handles signals itself
             yield Process(found[1], process, log)
         finally:
             process.kill()
@@ -161,7 +162,7 @@ def test_slow_and_silent_connections(engine: Engine, with_settings: Callable[...
         answer = sending.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in answer.lower()
-        thread.join(5)
+        thread.join(20)
         assert not thread.is_alive()
 
 
@@ -174,8 +175,8 @@ def test_what_does_not_end_is_cut_off(
         time.sleep(0.2)
         started = time.monotonic()
         server.handle_exit(signal.SIGTERM, None)
-        thread.join(10)
-        assert 1 <= time.monotonic() - started < 6
+        thread.join(30)
+        assert 1 <= time.monotonic() - started < 20  # not the 25 s of the default
     assert "event=drain_cut_off requests=1" in caplog.text
 
 
@@ -186,11 +187,11 @@ def test_a_second_signal_stops_at_once(serve: Callable[..., "contextmanager[Proc
         time.sleep(0.5)
         assert running.process.poll() is None
         running.stop()
-        assert running.process.wait(2) == 128 + signal.SIGTERM
+        assert running.process.wait(10) == 128 + signal.SIGTERM
     # The encoder's worker does not outlive it.
     worker = re.search(r"event=encoder_ready pid=(\d+)", running.log.read_text())
     assert worker is not None
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while Path(f"/proc/{worker[1]}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{worker[1]}").exists()

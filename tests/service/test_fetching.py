@@ -484,18 +484,18 @@ def test_slow_hosts_end_with_the_time(script: Any, upstream: Any) -> None:
     started = time.monotonic()
     problem = refused(f"http://photos.example:{server.port}/", **local(server, timeout_s=0.3))
     assert (problem.status, problem.code) == (422, "url_timeout")
-    assert 0.3 <= time.monotonic() - started < 2
+    assert 0.3 <= time.monotonic() - started < 10
 
 
 def test_the_time_is_that_of_all_hops_together(upstream: Any) -> None:
     def script(connection: socket.socket, request: bytes) -> None:
-        time.sleep(0.3)
+        time.sleep(0.6)
         connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n")
 
     server = upstream(script)
     started = time.monotonic()
-    assert refused(f"http://photos.example:{server.port}/", **local(server, timeout_s=0.5)).code == "url_timeout"
-    assert time.monotonic() - started < 1.5
+    assert refused(f"http://photos.example:{server.port}/", **local(server, timeout_s=1.0)).code == "url_timeout"
+    assert time.monotonic() - started < 10
     assert server.num_connections == 2
 
 
@@ -525,7 +525,7 @@ def test_a_silent_name_server_holds_neither_the_loop_nor_the_exit(monkeypatch: p
     try:
         started = time.monotonic()
         codes = [problem.code for problem in asyncio.run(many())]
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
     finally:
         released.set()
     assert codes.count("url_timeout") == fetching.MAX_RESOLVING
