@@ -99,7 +99,7 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         """Ten times a second."""
         if counter % 10 == 0:
-            self._guard.sweep(asyncio.get_running_loop().time())
+            self._guard.sweep()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -129,7 +129,7 @@ class Server(uvicorn.Server):
 
     async def _wait(self, until: float, done: Callable[[], bool]) -> None:
         while not done() and (left := until - time.monotonic()) > 0:
-            self._guard.sweep(asyncio.get_running_loop().time())
+            self._guard.sweep()
             await asyncio.sleep(min(0.05, left))
 
     async def _close_listeners(self, sockets: list[socket.socket]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ GRACE_S = 5.0
 LINGER_S = 5.0
 """For how long what is left of a refused body is read and thrown away: a client that is cut off while it sends often
 never sees the answer."""
+STALL_S = 2.0
+"""What may lie between two sweeps; longer, and this process was held up: what clients sent then waits in the kernel."""
 
 
 @dataclass(slots=True)
@@ -25,6 +28,12 @@ class Guard:
     limits: LimitSettings
     draining: bool = False
     connections: set["GuardedProtocol"] = field(default_factory=set)
+    _stalled_s: float = 0.0
+    _swept: float = math.inf
+
+    def time(self) -> float:
+        """The running loop's time without our own stalls, for which no client is to blame."""
+        return asyncio.get_running_loop().time() - self._stalled_s
 
     def make_room(self) -> bool:
         """Whether one more fits; of too many, the one that has been without a request for longest is closed."""
@@ -36,8 +45,10 @@ class Guard:
         min(idle, key=lambda connection: connection.idle_since or 0.0).transport.abort()
         return True
 
-    def sweep(self, now: float) -> None:
-        """Close connections whose clients are too slow; ``now`` is the loop's time."""
+    def sweep(self) -> None:
+        """Close connections whose clients are too slow."""
+        self._stalled_s += max(0.0, self.time() - self._swept - STALL_S)
+        now = self._swept = self.time()
         for connection in list(self.connections):
             reason = connection.fault(now)
             if reason is not None:
@@ -75,7 +86,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client is there."""
-        self.idle_since = self._head_since = self._swept = self._read_at = self.loop.time()
+        self.idle_since = self._head_since = self._swept = self._read_at = self.guard.time()
         room = self.guard.make_room()
         super().connection_made(transport)
         self.guard.connections.add(self)
@@ -91,12 +102,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """The first byte of a request."""
         self._begun = True
         if self._head_since is None:
-            self._head_since = self.loop.time()
+            self._head_since = self.guard.time()
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
         """Its head is there."""
         self.idle_since = self._head_since = None
+        self._swept = self.guard.time()
         self._begun, self._receiving, self._body_bytes, self._body_s = False, True, 0, 0.0
         super().on_headers_complete()
         # What it writes and closes by the cycle goes through here.
@@ -122,13 +134,13 @@ class GuardedProtocol(HttpToolsProtocol):
         """It is answered."""
         super().on_response_complete()
         if self._receiving:
-            self._lingering_since = self.loop.time()
+            self._lingering_since = self.guard.time()
         if self.cycle.response_complete:  # else it is the next one of a pipeline
-            self.idle_since = self.loop.time()
+            self.idle_since = self.guard.time()
 
     def resume_writing(self) -> None:
         """The client has read most of what waited for it."""
-        self._read_at = self.loop.time()
+        self._read_at = self.guard.time()
         super().resume_writing()
 
     # -- what the guard asks

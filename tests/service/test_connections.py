@@ -4,6 +4,7 @@ none of them."""
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ import pytest
 
 from service.engine import Engine
 from service.operation import connections
-from service.server import running_server
+from service.server import Server, running_server
 from service.settings import Settings
 
 from .conftest import draw, encoded
@@ -67,6 +68,34 @@ def test_slow_clients_are_let_go(engine: Engine, with_settings: Change, monkeypa
             assert not closes_within(kept, 3)
             kept.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert answered(kept).status == 200
+
+
+def test_a_stall_of_the_server_is_no_clients_fault(
+    engine: Engine, with_settings: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read meanwhile (a suspended machine, a disk that hangs): what was sent in time waits in the kernel."""
+    monkeypatch.setattr(connections, "GRACE_S", 1.5)
+    monkeypatch.setattr(connections, "STALL_S", 0.2)
+    tick, hold, held = Server.on_tick, threading.Event(), threading.Event()
+
+    async def stalling(server: Server, counter: int) -> bool:
+        if hold.is_set() and counter % 10 == 0:  # a sweep comes next, before anything is read
+            held.set()
+            hold.clear()
+            time.sleep(3.5)
+        return await tick(server, counter)
+
+    monkeypatch.setattr(Server, "on_tick", stalling)
+    settings = with_settings(limits={"header_s": 1.5, "upload_rate": 1000, "read_s": 1.5})
+    head, body = HEAD % (13, b""), b'{"query": {}}'
+    with running_server(settings, engine) as url:
+        hold.set()
+        with connected(url, b"") as silent, connected(url, head[:30]) as half, connected(url, head + body[:1]) as whole:
+            assert held.wait(20)
+            for connection, rest in ((silent, head + body), (half, head[30:] + body), (whole, body[1:])):
+                connection.sendall(rest)
+            for connection in (silent, half, whole):
+                assert answered(connection).status == 422
 
 
 def test_a_client_that_does_not_read(engine: Engine, with_settings: Change) -> None:
