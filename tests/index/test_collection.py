@@ -294,7 +294,7 @@ def test_a_killed_writer_loses_no_acknowledged_write(acknowledged: int, collecti
                 assert (hit.item.id, hit.distance) == (f"w-{number}-{n}", 0.0)
         # Whole writes or none: never a part of five.
         counts = {}
-        for item in again.items(limit=1000):
+        for item in again.items(limit=1_000_000):
             if item.id.startswith("w-") and not item.id.endswith("-0"):
                 number = int(item.id.split("-")[1])
                 counts[number] = counts.get(number, 0) + 1

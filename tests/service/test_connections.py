@@ -138,6 +138,8 @@ def test_connections_are_bounded(engine: Engine, with_settings: Change) -> None:
         connected(url, b"") as first,
         ExitStack() as others,
     ):
+        first.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert answered(first).read()  # it has been idle for longer than those that come now
         for _ in range(3):
             time.sleep(0.05)
             others.enter_context(connected(url, b""))

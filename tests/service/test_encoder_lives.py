@@ -90,7 +90,7 @@ def test_kill_under_load_loses_nothing(start: Start) -> None:
     for kills in range(1, 3):
         wait_for(encoder, lambda state: state.status == "alive" and state.under_way > 0)
         os.kill(pid_of(encoder), signal.SIGKILL)
-        wait_for(encoder, lambda state, kills=kills: state.restarts == kills)
+        wait_for(encoder, lambda state, kills=kills: state.restarts >= kills)
     found = points(futures).reshape(4, 1 + len(PHOTOS), -1)
     assert (found[:, 1:] == expected).all()
     assert encoder.state().live
@@ -127,14 +127,14 @@ def test_bad_photos_and_failing_batches_stay_with_their_photo(start: Start) -> N
 
 
 def test_a_stuck_worker_is_replaced(start: Start) -> None:
-    encoder = start(stuck_s=0.6)
+    encoder = start(stuck_s=3.0)
     encoder.ready()
     pid = pid_of(encoder)
     os.kill(pid, signal.SIGSTOP)
     future = encoder.submit(PHOTOS[0])
     stuck = wait_for(encoder, lambda state: state.status == "stuck")
     assert not stuck.live
-    assert stuck.stalled_s > 0.6
+    assert stuck.stalled_s > 3.0
     assert future.result(WAIT_S).shape == (3,)
     state = wait_for(encoder, lambda state: state.status == "alive")
     assert state.live
@@ -143,7 +143,7 @@ def test_a_stuck_worker_is_replaced(start: Start) -> None:
 
 
 def test_a_photo_that_hangs_the_decoder_fails_alone(start: Start) -> None:
-    encoder = start(stuck_s=0.4)
+    encoder = start(stuck_s=1.5)
     futures = [encoder.submit(photo) for photo in (PHOTOS[0], HANG, PHOTOS[1])]
     assert points([futures[0], futures[2]]).shape == (2, 3)
     with pytest.raises(ImageError) as told:
@@ -176,7 +176,7 @@ def test_a_killer_whose_caller_gave_up_kills_no_more(start: Start) -> None:
     encoder = start()
     encoder.ready()
     killer = encoder.submit(CRASH)
-    wait_for(encoder, lambda state: state.restarts == 1)
+    wait_for(encoder, lambda state: state.restarts >= 1)
     killer.cancel()
     restarts = wait_for(encoder, lambda state: state.status == "alive" and state.under_way == 0).restarts
     assert restarts <= 2
@@ -285,7 +285,7 @@ def test_restarts_that_fail_back_off_and_go_on(
     (tmp_path / "model").write_text("broken")
     os.kill(pid_of(encoder), signal.SIGKILL)
     early = encoder.submit(PHOTOS[0])
-    wait_for(encoder, lambda state: state.restarts == 2)
+    wait_for(encoder, lambda state: state.restarts >= 2)
     (tmp_path / "model").write_text("another")
     state = wait_for(encoder, lambda state: "encoder_changed" in caplog.text and state.down_s > 1.0)
     assert state.status in {"restarting", "stuck"}

@@ -78,7 +78,7 @@ def test_samples_come_from_everywhere_despite_gaps(engine: Engine, tmp_path: Pat
         point = np.zeros(16, np.float32)
         collection.upsert([Item(str(number), point) for number in range(400)])
         collection.delete([str(number) for number in range(300)])
-        seen = {item.id for _ in range(60) for item in engine.sample(collection, 10)}
+        seen = {item.id for _ in range(200) for item in engine.sample(collection, 10)}
         assert all(300 <= int(item_id) < 400 for item_id in seen)
         assert len({item_id for item_id in seen if int(item_id) >= 390}) >= 5
         assert len({item.id for item in engine.sample(collection, 1000)}) == 100

@@ -168,8 +168,9 @@ def test_one_process_at_a_time_works_off_a_store(
 
 
 def test_files_of_forgotten_jobs_go_at_the_next_start(
-    engine: Engine, with_settings: Callable[..., Any], tmp_path: Path
+    engine: Engine, with_settings: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("service.jobs.runner._FORGET_EVERY_S", 0.0)
     settings = with_settings(store=tmp_path / "store", jobs={"keep_days": 1e-9})
     left = tmp_path / "store" / "jobs" / "0123456789abcdef"
     left.mkdir(parents=True)

@@ -114,8 +114,11 @@ def test_too_many_at_once(engine: Engine, with_settings: Change, monkeypatch: py
     async def go() -> list[httpx.Response]:
         async with local(engine, with_settings(limits={"in_flight": 2, "queued": 3, "max_wait_s": 30})) as client:
             asked = [asyncio.create_task(client.post("/v1/search", files={"file": PHOTO})) for _ in range(9)]
-            refused, _ = await asyncio.wait(asked, timeout=1)
-            assert len(refused) == 4
+            async with asyncio.timeout(20):
+                while sum(each.done() for each in asked) < 4:
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.2)
+            assert sum(each.done() for each in asked) == 4
             assert (await client.get("/livez")).status_code == 200  # a full service is still alive
             gate.open.set()
             answers = await asyncio.gather(*asked)
@@ -135,7 +138,7 @@ def test_deadline(engine: Engine, with_settings: Change, monkeypatch: pytest.Mon
     gate = Gate(engine, monkeypatch)
 
     async def go() -> tuple[list[httpx.Response], float]:
-        async with local(engine, with_settings(limits={"in_flight": 1, "queued": 5, "deadline_s": 0.4})) as client:
+        async with local(engine, with_settings(limits={"in_flight": 1, "queued": 5, "deadline_s": 2})) as client:
             started = time.monotonic()
             late = await asyncio.gather(*(client.post("/v1/search", files={"file": PHOTO}) for _ in range(3)))
             waited = time.monotonic() - started
@@ -146,7 +149,7 @@ def test_deadline(engine: Engine, with_settings: Change, monkeypatch: pytest.Mon
     answers, waited = asyncio.run(go())
     assert [response.status_code for response in answers] == [504, 504, 504, 200]
     assert {response.json()["code"] for response in answers[:3]} == {"deadline_exceeded"}
-    assert waited < 2
+    assert waited < 20
 
 
 def test_slow_upload_meets_the_deadline(engine: Engine, with_settings: Change) -> None:

@@ -187,7 +187,7 @@ def test_a_long_sync_keeps_no_reader_waiting(collection: Collection, monkeypatch
 def test_searches_alone_start_no_sync_after_sync(collection: Collection) -> None:
     tree = ServedTree(collection)
     assert tree.glance() is None  # which loads it
-    until(lambda: tree.glance() is not None)
+    until(lambda: tree.glance() is not None and tree._running is None)
     first = tree.glance()
     tree._rest_until = time.monotonic() + 60
     collection.upsert(new_items(1, 1))

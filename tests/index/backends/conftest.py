@@ -71,7 +71,7 @@ def _postgres(binaries: Path, folder: Path) -> Iterator[str]:
 def _wait_for(
     server: subprocess.Popen[bytes], log: Path, connect: Callable[[], object], refused: type[Exception]
 ) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while True:
         try:
             connect()
@@ -103,5 +103,5 @@ def milvus_url() -> Iterator[str]:
             _wait_for(server, log, lambda: socket.create_connection(("127.0.0.1", port)).close(), OSError)
             yield f"http://127.0.0.1:{port}"
         finally:
-            server.send_signal(signal.SIGINT)
-            server.wait(30)
+            server.kill()
+            server.wait()

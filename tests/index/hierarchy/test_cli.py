@@ -192,6 +192,7 @@ def test_an_id_may_be_shortened_and_a_name_comes_first(built: Path) -> None:
 
 def test_ids_that_begin_alike_are_not_guessed(built: Path) -> None:
     with tree_of(built, "default") as (tree, _):
+        tree.ids[:] = [f"{number:012x}" for number in range(len(tree.ids))]
         tree.ids[1], tree.ids[2] = "abcd00000000", "abcd11111111"
         with pytest.raises(click.ClickException, match="2 ids of nodes begin with 'abcd': give more of it"):
             find_node(tree, "abcd")

@@ -34,7 +34,7 @@ def axe() -> Any:
 def assert_accessible(page: "Page") -> None:
     """axe finds nothing serious or critical, and it did look."""
     # What is fading in is not looked at before it is there; what goes on for ever (a spinner) is not waited for.
-    page.evaluate("""Promise.all(document.getAnimations()
+    page.evaluate("""Promise.allSettled(document.getAnimations()
         .filter((one) => one.effect.getTiming().iterations === 1).map((one) => one.finished))""")
     page.evaluate(axe().axe_script)
     found = page.evaluate(AXE)
