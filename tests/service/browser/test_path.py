@@ -18,7 +18,7 @@ GROVE = "/v1/collections/grove"
 ITEM = "f1/k5/050"
 PLACE = "/#item=f1/k5/050&in=grove"
 # The path comes after the hits: until then its steps, and what a click on "zoom out" does, are those of before.
-PATH_LEVEL = "new URLSearchParams(document.querySelector('#steps a[aria-current]').hash.slice(1)).get('level')"
+PATH_LEVEL = "new URLSearchParams(document.querySelector('#steps a[aria-current]')?.hash.slice(1)).get('level')"
 
 
 def steps(page: "Page") -> list[list[str]]:

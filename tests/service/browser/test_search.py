@@ -32,7 +32,7 @@ def test_drop_click_and_back(open_page: Callable[..., "Page"], client: httpx.Cli
     expected = by_photo(client)
     assert shown(page) == expected
     assert page.text_content("#query-title") == "drawn.jpg"
-    until(page, "document.querySelector('#query-frame img').naturalWidth === 160")
+    until(page, "document.querySelector('#query-frame img')?.naturalWidth === 160")
     assert page.text_content("#announce") == f"{len(expected)} neighbours, nearest at distance {expected[0][1]}"
 
     first = expected[0][0]
@@ -69,7 +69,7 @@ def test_file_input_and_paste(open_page: Callable[..., "Page"], client: httpx.Cl
 def test_link_to_any_item(open_page: Callable[..., "Page"], client: httpx.Client, item_id: str) -> None:
     page = open_page(f"/#{httpx.QueryParams({'item': item_id, 'limit': '12'})}")
     assert shown(page) == by_item(client, item_id, 12)
-    until(page, "document.querySelector('#query-frame img').naturalWidth > 0")
+    until(page, "document.querySelector('#query-frame img')?.naturalWidth > 0")
     assert page.input_value("#limit") == "12"
 
 
