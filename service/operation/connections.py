@@ -133,10 +133,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """It is answered."""
         super().on_response_complete()
-        if self._receiving:
-            self._lingering_since = self.guard.time()
         if self.cycle.response_complete:  # else it is the next one of a pipeline
             self.idle_since = self.guard.time()
+            if self._receiving:
+                self._lingering_since = self.idle_since
 
     def resume_writing(self) -> None:
         """The client has read most of what waited for it."""

@@ -172,6 +172,20 @@ def test_refused_bodies_do_not_swallow_the_answer(
             assert closes_within(connection, 5)
 
 
+def test_a_body_may_come_behind_another_request(
+    engine: Engine, with_settings: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its head is there when the request before is answered: that answer is not one to a body that still comes."""
+    monkeypatch.setattr(connections, "LINGER_S", 0.2)
+    body = b'{"query": {}}'
+    request = HEAD % (len(body), b"") + body
+    with running_server(with_settings(), engine) as url, connected(url, request + request[:-5]) as connection:
+        assert answered(connection).read()
+        time.sleep(2.5)  # it is swept once a second
+        connection.sendall(request[-5:])
+        assert answered(connection).status == 422
+
+
 def test_a_refused_body_is_not_read_for_ever(
     engine: Engine, with_settings: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
