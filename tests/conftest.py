@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import hypothesis
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from jaxtyping import install_import_hook
@@ -10,7 +12,6 @@ from jaxtyping import install_import_hook
 # Shapes and dtypes in the signatures of the maths are checked in tests only.
 install_import_hook(["hyperbolic"], "beartype.beartype")
 
-import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 

@@ -112,7 +112,7 @@ def test_serve_answers_logs_and_stops_gracefully(trip: Trip, tmp_path: Path, num
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 60
         while not (found := re.search(r"Page: (http://127\.0\.0\.1:\d+)/", log.read_text())):
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline
@@ -140,7 +140,7 @@ def test_serve_can_be_stopped_while_it_starts(trip: Trip, tmp_path: Path) -> Non
     with log.open("wb") as output:
         process = subprocess.Popen([*map(str, command), "--port", "0"], stdout=output, stderr=subprocess.STDOUT)
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 60
         while not (encoder := psutil.Process(process.pid).children()):  # which then takes seconds to load the model
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < deadline

@@ -64,7 +64,9 @@ def test_slow_clients_are_let_go(engine: Engine, with_settings: Change, monkeypa
                 assert closes_within(connection, 5)
         # Between requests there is no hurry.
         with connected(url, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n") as kept:
-            assert answered(kept).read()
+            answer = answered(kept)
+            assert answer.status == 200
+            answer.read()
             assert not closes_within(kept, 3)
             kept.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert answered(kept).status == 200
@@ -144,7 +146,7 @@ def test_connections_are_bounded(engine: Engine, with_settings: Change) -> None:
             time.sleep(0.05)
             others.enter_context(connected(url, b""))
         assert httpx.get(f"{url}/livez").status_code == 200
-        assert closes_within(first, 8)  # header_s is 10
+        assert closes_within(first, 2)
         busy.sendall(b"x" * 99)
         assert busy.recv(100).startswith(b"HTTP/1.1 400")
 
@@ -194,11 +196,12 @@ def test_a_refused_body_is_not_read_for_ever(
         running_server(with_settings(limits={"body_bytes": 1000}), engine) as url,
         connected(url, HEAD % (10**9, b"")) as connection,
     ):
-        deadline, cut_off = time.monotonic() + 10, False
-        while not cut_off and time.monotonic() < deadline:
+        started, cut_off = time.monotonic(), False
+        while not cut_off and time.monotonic() - started < 10:
             try:
                 connection.sendall(b"x" * 1000)
             except (ConnectionResetError, BrokenPipeError):
                 cut_off = True
             time.sleep(0.001)
         assert cut_off
+        assert time.monotonic() - started < 5

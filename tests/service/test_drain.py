@@ -58,7 +58,7 @@ def serve(trip: Trip, tmp_path: Path) -> Callable[..., "contextmanager[Process]"
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1", **settings},
             )
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 60
             while not (found := re.search(r"Page: (http://127\.0\.0\.1:\d+)/", log.read_text())):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < deadline
@@ -164,7 +164,7 @@ def test_slow_and_silent_connections(engine: Engine, with_settings: Callable[...
         sending.sendall(HEAD % len(body) + body[:10])
         time.sleep(0.2)
         server.handle_exit(signal.SIGTERM, None)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 5
         while listens(address):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -173,7 +173,7 @@ def test_slow_and_silent_connections(engine: Engine, with_settings: Callable[...
         answer = sending.makefile("rb").read()
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert b"connection: close" in answer.lower()
-        thread.join(20)
+        thread.join(5)
         assert not thread.is_alive()
 
 
@@ -186,8 +186,8 @@ def test_what_does_not_end_is_cut_off(
         time.sleep(0.2)
         started = time.monotonic()
         server.handle_exit(signal.SIGTERM, None)
-        thread.join(30)
-        assert 1 <= time.monotonic() - started < 20  # not the 25 s of the default
+        thread.join(10)
+        assert 1 <= time.monotonic() - started < 6
     assert "event=drain_cut_off requests=1" in caplog.text
 
 
@@ -198,11 +198,11 @@ def test_a_second_signal_stops_at_once(serve: Callable[..., "contextmanager[Proc
         time.sleep(0.5)
         assert running.process.poll() is None
         running.stop()
-        assert running.process.wait(10) == 128 + signal.SIGTERM
+        assert running.process.wait(2) == 128 + signal.SIGTERM
     # The encoder's worker does not outlive it.
     worker = re.search(r"event=encoder_ready pid=(\d+)", running.log.read_text())
     assert worker is not None
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 5
     while Path(f"/proc/{worker[1]}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{worker[1]}").exists()
@@ -236,7 +236,7 @@ def test_event_streams_end_whole(*, head: bool) -> None:
                     await asyncio.sleep(0.01)
             assert not streaming.done()
             lifecycle.drain()
-        await asyncio.wait_for(streaming, 20)
+        await asyncio.wait_for(streaming, 1)
         return sent
 
     def ticks(sent: list[Message]) -> list[Message]:

@@ -151,13 +151,11 @@ def test_bombs_are_refused_from_their_header(encoder: Encoder, name: str) -> Non
     encoder.submit(encoded(draw(1))).result(WAIT_S)
     process = psutil.Process(encoder.state().pid)
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak counts from here
-    before, seconds = process.memory_info().rss, []
-    for _ in range(3):
-        started = time.perf_counter()
-        with pytest.raises(ImageError, match=r"50000 x 50000|exceeds limit") as told:
-            encoder.submit(bomb).result(WAIT_S)
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.5
+    before = process.memory_info().rss
+    started = time.perf_counter()
+    with pytest.raises(ImageError, match=r"50000 x 50000|exceeds limit") as told:
+        encoder.submit(bomb).result(WAIT_S)
+    assert time.perf_counter() - started < 0.5
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     assert told.value.code == "image_too_large"

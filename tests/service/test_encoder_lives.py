@@ -93,6 +93,7 @@ def test_kill_under_load_loses_nothing(start: Start) -> None:
         wait_for(encoder, lambda state, kills=kills: state.restarts >= kills)
     found = points(futures).reshape(4, 1 + len(PHOTOS), -1)
     assert (found[:, 1:] == expected).all()
+    assert encoder.state().restarts == 2
     assert encoder.state().live
 
 

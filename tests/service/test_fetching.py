@@ -484,7 +484,7 @@ def test_slow_hosts_end_with_the_time(script: Any, upstream: Any) -> None:
     started = time.monotonic()
     problem = refused(f"http://photos.example:{server.port}/", **local(server, timeout_s=0.3))
     assert (problem.status, problem.code) == (422, "url_timeout")
-    assert 0.3 <= time.monotonic() - started < 10
+    assert 0.3 <= time.monotonic() - started < 2
 
 
 def test_the_time_is_that_of_all_hops_together(upstream: Any) -> None:
@@ -495,7 +495,7 @@ def test_the_time_is_that_of_all_hops_together(upstream: Any) -> None:
     server = upstream(script)
     started = time.monotonic()
     assert refused(f"http://photos.example:{server.port}/", **local(server, timeout_s=2.5)).code == "url_timeout"
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 3.5
     assert server.num_connections == 2
 
 
@@ -525,7 +525,7 @@ def test_a_silent_name_server_holds_neither_the_loop_nor_the_exit(monkeypatch: p
     try:
         started = time.monotonic()
         codes = [problem.code for problem in asyncio.run(many())]
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 2
     finally:
         released.set()
     assert codes.count("url_timeout") == fetching.MAX_RESOLVING

@@ -258,7 +258,7 @@ def test_bad_fields_beside_a_file(c: httpx.Client, tmp_path: Path, data: dict[st
 
 
 def gone_soon(store: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 5
     while leftovers(store):
         assert time.monotonic() < deadline, leftovers(store)
         time.sleep(0.02)
@@ -278,7 +278,7 @@ def test_upload_that_breaks_off_leaves_nothing(c: httpx.Client, tmp_path: Path) 
         connection.sendall(
             b'--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n' + b"PK\3\4" * 1000
         )
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 5
         while not leftovers(tmp_path / "store"):
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -326,8 +326,10 @@ def many(count: int) -> bytes:
 def test_cancel_ends_an_import_soon_and_retry_finishes_it(c: httpx.Client) -> None:
     job = start(c, "import", many(400))
     wait(c, job, lambda found: found["done"] > 0)
+    begun = time.monotonic()
     c.post(f"/v1/jobs/{job['id']}/cancel").raise_for_status()
-    cancelled = wait(c, job, seconds=20)  # a batch that is being written comes first
+    assert time.monotonic() - begun < 4  # it waits for the end, but no longer than 2 s
+    cancelled = wait(c, job, seconds=4)  # a batch that a slow disk is taking comes first
     assert cancelled["state"] == "cancelled"
     kept = ids(c)
     assert len(kept) == cancelled["done"] < 400

@@ -166,12 +166,12 @@ def test_killed_parent_leaves_neither_workers_nor_half_images(tmp_path: Path) ->
     script = f"from pathlib import Path; from training.data.specimens import generate_specimens; {call}"
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, env=environment) as process:
-        patience = time.monotonic() + 120.0
+        patience = time.monotonic() + 30.0
         while not next(out.rglob("*.jpg"), None) and time.monotonic() < patience:
             time.sleep(0.02)
         process.kill()
         # The workers hold the other end of the pipe: it closes when the last of them is gone.
-        process.communicate(timeout=60.0)
+        process.communicate(timeout=10.0)
     assert process.returncode == -signal.SIGKILL
     assert 0 < len(images(out)) < 4000
     for name in images(out):
